@@ -9,21 +9,21 @@ from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.errors import InputError
 from drafter_trainer.results import PLAIN, MeasuredRun, Results
 
-# Each with the value of files that do not state it.
+# Settings to compare, each with its value in files that do not state it
 _SETTINGS = {"dtype": None, "max_new_tokens": None, "draft_length": None, "repeats": 1, "follow_clock": True}
 
 
 def compare_results(a: Results, b: Results) -> str:
     """Compare two results.
 
-    For each method, the table has its speedups in A and in B, and their ratio with a paired bootstrap interval. All
-    are computed over the questions that A and B have in common. Differences in the settings are listed first.
+    For each method, the table has its speedups in A and in B, and their ratio with a paired bootstrap interval. Only
+    questions that A and B have in common count. Differences in the settings are listed first.
     """
     runs_a, runs_b = ({_name(run): run for run in results["runs"]} for results in (a, b))
     common = [name for name in runs_a if name in runs_b]
     if not common:
-        has = f"A has {', '.join(runs_a)}; B has {', '.join(runs_b)}"
-        raise InputError(f"A and B have no run in common: {has}: measure the same in both")
+        names = f"A has {', '.join(runs_a)}; B has {', '.join(runs_b)}"
+        raise InputError(f"A and B have no run in common ({names}): measure the same task and settings in both")
     cautions, tables = [*_differences(a["provenance"], b["provenance"])], []
     for name in common:
         differing, table = _compare_runs(name, runs_a[name], runs_b[name])
@@ -51,12 +51,12 @@ def _identity(results: Results) -> str:
 
 def _differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
     if a.get("target") != b.get("target"):
-        yield f"The targets differ ({a.get('target')}; {b.get('target')}), and so do the baselines."
+        yield f"The targets differ ({a.get('target')}; {b.get('target')}), and so does plain decoding."
     if a["device"] != b["device"]:
-        yield "The devices differ: they may cause a difference, not the methods."
+        yield "The devices differ: the devices, not the methods, may cause a difference in speed."
     names = sorted(a["versions"].keys() | b["versions"].keys())
     if changed := _changed(a["versions"], b["versions"], dict.fromkeys(names, "not stated")):
-        yield f"Versions differ ({changed}): they may cause a difference."
+        yield f"Versions differ ({changed}), which may cause a difference in speed."
 
 
 def _changed(a: dict[str, Any], b: dict[str, Any], defaults: dict[str, Any]) -> str:
@@ -66,18 +66,18 @@ def _changed(a: dict[str, Any], b: dict[str, Any], defaults: dict[str, Any]) -> 
 
 def _compare_runs(name: str, a: MeasuredRun, b: MeasuredRun) -> tuple[list[str], str]:
     """Return the differences in the settings of two runs, and the table of their speedups."""
-    asked = {prompt["question_id"] for prompt in b["methods"][0]["prompts"]}
-    common = [prompt["question_id"] for prompt in a["methods"][0]["prompts"] if prompt["question_id"] in asked]
+    ids_of_b = {prompt["question_id"] for prompt in b["methods"][0]["prompts"]}
+    common = [prompt["question_id"] for prompt in a["methods"][0]["prompts"] if prompt["question_id"] in ids_of_b]
     both = [_timings(run, common) for run in (a, b)]
     differing = []
     if a["questions"]["sha256"] != b["questions"]["sha256"]:
         counts = f"{a['questions']['count']} and {b['questions']['count']}, of which {len(common)} share their ids"
         differing.append(
-            f"{name}: the questions differ ({counts}): only those with the same id are compared, and their prompts "
-            "may differ."
+            f"{name}: the questions differ ({counts}): only questions with the same id are compared, and their "
+            "prompts may differ."
         )
     if changed := _changed(a, b, _SETTINGS):
-        differing.append(f"{name}: settings differ ({changed}): they may cause a difference.")
+        differing.append(f"{name}: settings differ ({changed}), which may cause a difference in speed.")
     if others := int((both[0][PLAIN].tokens != both[1][PLAIN].tokens).sum()):
         lengths = f"the lengths of plain decoding's outputs differ for {others} of {len(common)} questions"
         differing.append(f"{name}: {lengths}.")

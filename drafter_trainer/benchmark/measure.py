@@ -1,6 +1,6 @@
 """Time every method on every question, interleaved, with a journal to resume from after an interruption.
 
-`outputs.jsonl` has the completions, to read or to grade them. A line is
+`outputs.jsonl` has the completions, for reading and grading. A line is
 `{temperature, seed, question_id, chat, method, text}`: `chat` has the messages of the prompt, `text` is the completion
 without special tokens.
 """
@@ -52,15 +52,15 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Measure all methods under one setting.
 
-    All methods decode a question before the next question begins, each time in another order, so that a change of the
-    machine's speed affects all methods. A later turn of a conversation follows plain decoding's completions of the
-    earlier turns, so that all methods get the same prompts.
+    All methods decode a question before the next question begins, so that a change of the machine's speed affects all
+    methods. The order of the methods rotates. A later turn of a conversation follows plain decoding's completions of
+    the earlier turns: all methods get the same prompts.
 
     Args:
         journal (`Path`): Gets a line for each question that all methods have decoded. Questions in the journal are not
             decoded again. Several settings share one journal.
-        repeats (`int`, *optional*, defaults to 1): Number of times that each method decodes each question, odd. The
-            decoding with the median time counts, with all its figures.
+        repeats (`int`, *optional*, defaults to 1): Number of times that each method decodes each question, odd. All
+            figures are those of the decoding with the median time.
     Returns:
         `list[dict]`, the setting's records in the journal: setting, question, chat, and each method's figures with the
         text of its completion.
@@ -99,8 +99,8 @@ def measure(
             for name, several in decodings.items():
                 output = _median(several).output_ids
                 figures[name]["divergence"] = _divergence(target_model, prompt_ids, plain, output)
-        asked = {"question_id": question.question_id, "chat": chat_of(question.prompt, earlier)}
-        record = own | asked | {"methods": figures}
+        prompt = {"question_id": question.question_id, "chat": chat_of(question.prompt, earlier)}
+        record = own | prompt | {"methods": figures}
         append_record(journal, record)
         records.append(record)
         texts[question.question_id] = figures[PLAIN]["text"]
@@ -118,7 +118,7 @@ def _check_length(target_model: PreTrainedModel, question: Question, length: int
     context = context_of(target_model.config)
     if context is not None and length + new_tokens > context:
         raise InputError(
-            f"question {question.question_id}: {length} tokens and {new_tokens} new ones exceed the target's "
+            f"question {question.question_id}: {length} tokens and {new_tokens} new tokens exceed the target's "
             f"context of {context}: leave it out, or reduce max_new_tokens"
         )
 
@@ -153,9 +153,9 @@ def _divergence(
     if plain == other:
         return None
     position = count_shared(plain, other)
-    known = torch.tensor([prompt_ids + plain[:position]], device=target_model.device)
+    same = torch.tensor([prompt_ids + plain[:position]], device=target_model.device)
     with torch.inference_mode():
-        logits = target_model(input_ids=known, use_cache=False).logits[0, -1].float()
+        logits = target_model(input_ids=same, use_cache=False).logits[0, -1].float()
     first, second = logits.topk(2).values.tolist()
     return {"position": position, "margin": first - second}
 

@@ -19,7 +19,7 @@ class Method:
 
     Args:
         draft_length (`int`): Maximum number of tokens drafted in one round; 0 for plain decoding.
-        draft_arguments (`dict`): Arguments of `generate` besides the sampling settings.
+        draft_arguments (`dict`): Arguments of `generate` in addition to the sampling settings.
         lossy (`bool`): Whether its sampled completions have another distribution than the target's.
     """
 
@@ -43,7 +43,7 @@ def build_methods(
     Args:
         pretrained_drafter (`PreTrainedModel`, *optional*): The drafter before finetuning; it drafts with the same loop
             and table.
-        without (`Sequence[str]`): Draft sources; each adds the drafter without this source, if the drafter has it.
+        without (`Sequence[str]`): Draft sources; each source that the drafter has adds the drafter without it.
         stock_draft_length (`int`, *optional*): Adds the drafter in transformers' own loop with this draft length.
         alone (`Sequence[str]`): Draft sources; each adds the drafter with this source only.
         others (`Mapping[str, PreTrainedModel]`, *optional*): Other drafters, by their names in the table.

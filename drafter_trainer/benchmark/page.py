@@ -41,7 +41,7 @@ def render_html(template: Traversable, **values: Any) -> str:
     """Render a template with the style that all pages share.
 
     Args:
-        template (`Traversable`): The file; `{{ style | safe }}` is the place of the style.
+        template (`Traversable`): The file, with `{{ style | safe }}` where the style goes.
         values: The other variables of the template. Text is escaped.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -58,7 +58,7 @@ def write_report(results: Results, folder: Path) -> None:
     for run in results["runs"]:
         sampling = "greedy" if run["temperature"] == 0 else f"T{run['temperature']:g}-seed{run['seed']}"
         engine = f"-{engine['name']}-{engine['requests_at_once']}" if (engine := run.get("engine")) else ""
-        # Names from somebody else's file must not lead out of the folder.
+        # A name from somebody else's file must not become a path out of the folder.
         stem = regex.sub(r"[^\w\p{M}.-]+", "_", f"{run['pair']}-{run['task']}-{sampling}{engine}")
         for name, figure in _draw(run).items():
             figure.savefig(plots / f"{stem}-{name}.png", dpi=120)

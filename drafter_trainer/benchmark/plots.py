@@ -13,7 +13,7 @@ from drafter_trainer.results import MeasuredRun
 
 _INK = "#010203"  # different from every other color, so that a page can replace it by its own
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-# A dollar sign in a name is not a formula. Text stays text, which is smaller and can be searched.
+# A dollar sign in a name starts no formula. Text is not drawn as paths, so it is small and can be searched.
 _STYLE = dict.fromkeys(_INKED, _INK) | {"text.parse_math": False, "svg.fonttype": "none"}
 _STYLE |= {"svg.hashsalt": "drafter_trainer", "legend.frameon": False}
 

@@ -10,7 +10,7 @@ from drafter_trainer.languages import Language
 from drafter_trainer.results import PLAIN, MeasuredRun, Results, find_method
 
 MOST_LOOPING, LEAST_IN_LANGUAGE = 0.1, 0.9  # of plain outputs
-# A translation below it shares hardly more with its reference than any text in the same language does.
+# A translation with a lower score is hardly closer to its reference than any other text in the same language.
 _LEAST_CHRF = 30.0
 _FEWEST_CHARACTERS = 20  # of an output whose language is identified
 # BLEU counts words, so languages without spaces between words need sacrebleu's own tokenizers.
@@ -57,19 +57,20 @@ def add_language_share(run: MeasuredRun, records: Sequence[dict[str, Any]], lang
     py3langid = require("py3langid", "languages")
     code = language.code.partition("-")[0]
     texts = [record["methods"][PLAIN].get("text", "").strip() for record in records]
-    found = [py3langid.classify(text)[0] for text in texts if len(text) >= _FEWEST_CHARACTERS]
-    if found and code in {known for known, _ in py3langid.rank("a")}:
-        run["language_share"] = found.count(code) / len(found)
+    identified = [py3langid.classify(text)[0] for text in texts if len(text) >= _FEWEST_CHARACTERS]
+    if identified and code in {language for language, _ in py3langid.rank("a")}:
+        run["language_share"] = identified.count(code) / len(identified)
 
 
 def failed_checks(run: MeasuredRun) -> list[str]:
     """List the reasons why the target of a run does not do its task.
 
-    More than a tenth of the plain outputs loop or are in another language, or greedy translations score below chrF 30.
-    Such a run is left out of the README, of the first part of the gallery, and of `model-index`.
+    Reasons are more than a tenth of plain outputs that loop, more than a tenth in another language, and greedy
+    translations with a chrF below 30. A run with a reason is not in the README, the first part of the gallery, or
+    `model-index`.
 
     Returns:
-        `list` of reasons, empty if there is none or nothing is known.
+        `list` of reasons, empty if there are none or nothing was checked.
     """
     plain, reasons = find_method(run, PLAIN), []
     if plain["looping_share"] > MOST_LOOPING:
@@ -85,8 +86,8 @@ def failed_checks(run: MeasuredRun) -> list[str]:
 def is_showcase(results: Results) -> bool:
     """Return whether the target is known to do its task in every run of a results file."""
     runs = results["runs"]
-    known = all("language_share" in run or "quality" in find_method(run, PLAIN) for run in runs)
-    return known and not any(map(failed_checks, runs))
+    checked = all("language_share" in run or "quality" in find_method(run, PLAIN) for run in runs)
+    return checked and not any(map(failed_checks, runs))
 
 
 def quality_warning(measured: Iterable[Results]) -> str:

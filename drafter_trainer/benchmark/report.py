@@ -203,7 +203,7 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def caveats(results: Results) -> list[str]:
-    """List what the results do not show, each in a sentence or two."""
+    """List the limits of the results, each in a sentence or two."""
     provenance, runs = results["provenance"], results["runs"]
     return [*_caveats_of_setting(provenance, runs), *_caveats_of_outputs(runs), *_caveats_of_commit(provenance)]
 
@@ -227,7 +227,7 @@ def _caveats_of_setting(provenance: dict[str, Any], runs: list[MeasuredRun]) -> 
     yield f"One target, {target}, and {tasks}: nothing follows for other targets, languages or tasks."
     fewest = min(run["questions"]["count"] for run in runs)
     if fewest < FEWEST_PROMPTS:
-        yield f"Only {fewest} questions: an interval over so few is too narrow, and there is no verdict."
+        yield f"Only {fewest} questions: intervals over so few questions are too narrow, and there is no verdict."
     elif fewest < _MANY_PROMPTS:
         yield f"{fewest} questions: a difference smaller than the intervals may be chance."
     yield "One run: the intervals cover the variation between prompts, not between runs."
@@ -253,7 +253,7 @@ def _caveats_of_outputs(runs: list[MeasuredRun]) -> Iterator[str]:
             counts = [f"{name} {len(each['divergences'])} of {each['prompts']}" for name, each in different.items()]
             margin = margin_text([divergence for each in different.values() for divergence in each["divergences"]])
             yield (
-                "An output that differs from plain decoding's is another text, with another speed: "
+                "Outputs that differ from those of plain decoding are other texts with other speeds: "
                 f"{', '.join(counts)}. At the first difference, {margin}."
             )
 

@@ -63,7 +63,7 @@ def speedup(method: Timings, plain: Timings) -> Interval:
     """Compute the ratio of the total speeds of two methods, with a paired bootstrap over prompts.
 
     Args:
-        plain (`Timings`): Of plain decoding, or of any other method, on the same prompts in the same order.
+        plain (`Timings`): Timings of plain decoding, or of another method, on the same prompts in the same order.
     Source: Efron, "Bootstrap methods: another look at the jackknife" (1979), percentile interval
     """
     chosen = resamples(len(method.tokens))
@@ -77,7 +77,7 @@ def speedup_ratio(method: Timings, plain: Timings, other_method: Timings, other_
     Each method is divided by the plain decoding of its own run, so a slower machine cancels out.
 
     Args:
-        method, plain, other_method, other_plain (`Timings`): On the same prompts in the same order.
+        method, plain, other_method, other_plain (`Timings`): Timings on the same prompts in the same order.
     Returns:
         `Interval` of (speedup of `method` over `plain`) / (speedup of `other_method` over `other_plain`).
     """
@@ -91,7 +91,7 @@ def speedup_ratio(method: Timings, plain: Timings, other_method: Timings, other_
 
 
 def verdict(ratio: Interval, prompts: int) -> Verdict:
-    """Return the conclusion from a ratio of speeds; fewer than eight prompts give none."""
+    """Return the conclusion from a ratio of speeds; fewer than eight prompts are too few for one."""
     if prompts < FEWEST_PROMPTS:
         return Verdict.TOO_FEW
     if ratio.low > 1:
@@ -111,7 +111,7 @@ def paper_script_ratio(method: Timings, plain_retokenized: Timings) -> float:
     completion again, minus one, so for a completion of n tokens its ratio is about (n + 1) / n too high.
 
     Args:
-        plain_retokenized (`Timings`): Of plain decoding, with `len(tokenizer(completion).input_ids) - 1` as tokens.
+        plain_retokenized (`Timings`): Plain decoding, with `len(tokenizer(completion).input_ids) - 1` as tokens.
     """
     return float(method.speeds().mean() / plain_retokenized.speeds().mean())
 

@@ -95,7 +95,7 @@ def _decode(prompt: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[
 def _summarize_outputs(
     method: Method | EngineMethod, prompts: Prompts, plain: Prompts, seconds: float | None = None
 ) -> dict[str, Any]:
-    """Compute the figures that need no rounds; `seconds` is the time of overlapping prompts."""
+    """Compute the figures that need no rounds; `seconds` is the total time of prompts that overlap."""
     own, baseline = Timings.from_prompts(prompts), Timings.from_prompts(plain)
     retokenized = Timings(_column(plain, "retokenised"), baseline.seconds)
     looping = _column(prompts, "looping").astype(bool)

@@ -133,12 +133,12 @@ class DrafterArguments(Options, group="drafter"):
 
     initialization: str = option(
         "layers",
-        "Initial weights: layers (of the target: finetune searches the best ones, pretrain takes the first ones), "
+        "Initial weights: layers (of the target: the best layers in finetune, the first layers in pretrain), "
         "layers:0,1,-1 (these layers), embeddings (of the target), scratch, sibling (a known smaller model), pretrain "
         "(the run's own pretraining), or a Hub id or folder",
     )
     num_hidden_layers: int | None = option(
-        None, "Number of layers, the first ones of a checkpoint (default: 3 with layers, 2 from scratch, or all)"
+        None, "Number of layers, the first of a checkpoint (default: 3 with layers, 2 from scratch, otherwise all)"
     )
     config_overrides: dict | str | None = option(
         None, 'With scratch: sizes that differ from the target\'s, as a mapping or JSON, such as {"hidden_size": 768}'
@@ -187,7 +187,7 @@ class DistillationArguments(Options, group="completions", may_be_zero=["seed"]):
     batch_size: int = parameter(distill, "batch_size")
     engine: str = option(
         "",
-        "transformers or vllm in this process; with --servers their kind: vllm, sglang, llamacpp or transformers "
+        "transformers or vllm in this process; with --servers, their engine: vllm, sglang, llamacpp or transformers "
         "(default: transformers; vllm with --servers). text: the target scores the corpora, which are text in the "
         "language of the completions",
     )

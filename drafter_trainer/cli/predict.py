@@ -6,7 +6,7 @@ Times plain decoding, the target's forward passes over 1 to 17 tokens, and a ste
 Prints the expected speedup at each acceptance, the best draft length and the break-even, and writes them to
 RUN_FOLDER/predict.
 
-With --drafter, it also forecasts the benchmark of this trained drafter, by replaying the held-out completions of
+With --drafter, the step also forecasts the benchmark of this trained drafter. It replays the held-out completions of
 RUN_FOLDER/distill, or with --questions the target's completions of these questions.
 """
 

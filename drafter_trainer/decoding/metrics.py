@@ -70,7 +70,7 @@ def mean_accepted_tokens(tokens: int, rounds: int) -> float | None:
 
 
 def acceptance_figures(rounds: Sequence[Round], tokens: int) -> dict[str, Any]:
-    """Compute all acceptance figures of rounds that yielded a number of tokens, by name."""
+    """Compute all acceptance figures, by name, of rounds with a total of `tokens` output tokens."""
     return {
         "acceptance_rate": acceptance_rate(rounds),
         "alpha": alpha(rounds),
@@ -92,13 +92,13 @@ def cost_ratio(draft_seconds: float, drafted: int, plain_seconds: float, plain_p
 def expected_alpha(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
     """Compute the probability that a drafted token is accepted, Σ min(p, q), per token.
 
-    The sum runs over the target's stored top k: a lower bound, short of the true value by at most the probability
-    outside of the top k.
+    The sum runs over the target's stored top k. It is a lower bound of the true value, from which it differs by at
+    most the probability outside the top k.
 
     Args:
         draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalized q.
         topk_ids (`torch.Tensor` of shape `(tokens, k)`): The target's most likely ids; -1 is never drafted.
-        topk_logprobs (`torch.Tensor` of shape `(tokens, k)`): Their log p, in nats.
+        topk_logprobs (`torch.Tensor` of shape `(tokens, k)`): log p of these ids, in nats.
     Returns:
         `torch.Tensor` of shape `(tokens,)`, between 0 and 1.
     Source: arXiv 2211.17192, definition 3.2 and corollary 3.6
@@ -122,7 +122,7 @@ def greedy_agreement(draft_logits: torch.Tensor, topk_ids: torch.Tensor) -> torc
 def is_looping(token_ids: Sequence[int]) -> bool:
     """Return whether an output ends in a loop, which any drafter predicts easily.
 
-    It does if its last 16 tokens or more repeat a sequence of at most 32 tokens at least four times.
+    In a loop, the last 16 tokens or more repeat a sequence of at most 32 tokens at least four times.
     """
     length = len(token_ids)
     for period in range(1, min(_LONGEST_PERIOD, length // _REPEATS) + 1):

@@ -1,7 +1,7 @@
-"""Replay known greedy completions: measure a drafting loop without running the target.
+"""Replay stored greedy completions: measure a drafting loop without running the target.
 
-Greedy decoding has one output. If it is stored, the number of accepted tokens of each draft is known without the
-target. The time of the target's forward passes comes from measurements of the machine; drafting runs in real time.
+Greedy decoding has one output. The stored output shows how many tokens of each draft the target would accept. The time
+of the target's forward passes comes from measurements of the machine; drafting runs in real time.
 """
 
 import functools
@@ -59,7 +59,7 @@ class Costs:
         sampling_passes (`list[float]`): The same when sampling.
         step (`float`): One step of the drafter's network; 0 if it is not used.
         step_without_graph (`float`, *optional*): On CUDA, one step without a CUDA graph.
-        spread (`float`, *optional*): Spread of repeated measurements of a pass, as a share of their median.
+        spread (`float`, *optional*): Spread of repeated measurements of a round, as a share of their median.
     """
 
     plain: float
@@ -74,8 +74,8 @@ class Costs:
         shortest = min(self.prompt, *self.passes, *self.sampling_passes)
         if shortest < self.plain:
             raise InputError(
-                f"one token of plain decoding takes {self.plain:.1f} ms and a pass of the target {shortest:.1f} ms: "
-                "a pass cannot take less, so the machine was busy with something else; measure again"
+                f"one token of plain decoding takes {self.plain:.1f} ms, but a verification pass only {shortest:.1f} "
+                "ms, which is impossible: the machine was busy with something else, so measure again"
             )
 
     @property
@@ -89,7 +89,7 @@ class Replay:
     """The result of replaying completions.
 
     Args:
-        milliseconds (`float`): Time of drafting and of the target's passes, those over the prompts included.
+        milliseconds (`float`): Time of drafting and of all target passes, including those over the prompts.
     """
 
     tokens: int
@@ -113,7 +113,7 @@ def replay(
     end_ids: Collection[int] = (),
     target: TargetTexts | None = None,
 ) -> Replay:
-    """Draft for known greedy completions.
+    """Replay greedy completions with a drafting loop.
 
     Args:
         completions (`Iterable` of `(prompt_ids, completion_ids, max_new_tokens)`): The target's greedy completions.
@@ -125,16 +125,16 @@ def replay(
     curve = CostModel(costs.passes)
     tokens, target_time, plain, drafting, rounds = 0, 0.0, 0.0, 0.0, []
     for prompt_ids, completion_ids, max_new_tokens in completions:
-        known, left = list(prompt_ids), list(completion_ids)
+        verified, left = list(prompt_ids), list(completion_ids)
         tokens += len(left)
         plain += costs.prompt + (len(left) - 1) * costs.plain
         limit = max_new_tokens - 1
-        text = target and target.read(loop.network, [*known, *left])
+        text = target and target.read(loop.network, [*verified, *left])
         while left:
-            first = len(known) == len(prompt_ids)
-            cache = None if text is None or first else text.first(len(known) - 1)
+            first = len(verified) == len(prompt_ids)
+            cache = None if text is None or first else text.first(len(verified) - 1)
             start = time.perf_counter()
-            proposals = loop.draft(known, limit, end_ids=end_ids, cache=cache) if limit else []
+            proposals = loop.draft(verified, limit, end_ids=end_ids, cache=cache) if limit else []
             draft = [proposal.token for proposal in proposals]
             drafting += 1000 * (time.perf_counter() - start)
             judged = Round.of(draft, left)
@@ -146,6 +146,6 @@ def replay(
             evict_caches(loop.device)
             clock.advance(took - 1000 * (time.perf_counter() - start))
             target_time += took
-            known, left = known + left[: accepted + 1], left[accepted + 1 :]
+            verified, left = verified + left[: accepted + 1], left[accepted + 1 :]
             limit -= accepted + 1
     return Replay(tokens, target_time + drafting, drafting, plain, rounds)

@@ -20,8 +20,8 @@ class Decoding:
 
     Args:
         output_ids (`list[int]`): The new tokens, without the prompt.
-        seconds (`float`): Time of the whole `generate` call, the device synchronized at both ends.
-        rounds (`list[Round]`): One for each target pass, the one over the prompt included.
+        seconds (`float`): Time of the whole `generate` call; the device is synchronized before and after it.
+        rounds (`list[Round]`): One round for each target pass, including the pass over the prompt.
         draft_seconds (`float`): Time in the drafter's `generate`, in the `draft` of a custom decoding loop, or in the
             target's first layers for drafts by early exit. 0 for other drafts: the search of prompt lookup counts as
             overhead.
@@ -92,8 +92,8 @@ def decode(
 class _Stopwatch:
     """The total time of one part of a decoding.
 
-    An accelerator records events in its own queue, because to wait for it at each mark would slow down a method that
-    queues work ahead. Read the times after a synchronization of the device.
+    On an accelerator, marks are events in its queue: to wait for the device at each mark would slow down methods that
+    queue work ahead. Synchronize the device before you read the times.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -145,15 +145,15 @@ def _timed(owner: Any | None, name: str, stopwatch: _Stopwatch) -> Iterator[None
 
 
 class _PassRecorder:
-    """Record the input and the time of each target pass.
+    """A recorder of the input and the time of each target pass.
 
-    The rounds follow from the inputs: a verification pass takes the last known token and the draft, and the length of
+    The rounds follow from the inputs. A verification pass reads the last verified token and the draft. The length of
     the cache at the next pass gives the number of accepted tokens. This works for plain decoding, prompt lookup and
     drafters, and copies nothing from the device while the time is measured.
 
     Args:
         verifying (`_Stopwatch`): Receives the time of the target passes.
-        drafting (`_Stopwatch`): Receives the time of passes through the target's first layers only. They draft
+        drafting (`_Stopwatch`): Receives the time of passes through the target's first layers only. These passes draft
             (`assistant_early_exit` of transformers) and are not rounds.
     """
 
@@ -183,10 +183,10 @@ class _PassRecorder:
 
     def rounds(self, prompt_length: int, sequence: list[int]) -> list[Round]:
         """Compute the rounds of a decoding; `sequence` is the prompt and the output."""
-        known = [prompt_length, *(cached + 1 for cached, _ in self._passes[1:]), len(sequence)]
+        ends = [prompt_length, *(cached + 1 for cached, _ in self._passes[1:]), len(sequence)]
         return [
             Round.of(input_ids[0, start - cached :].tolist(), sequence[start:end])
-            for (cached, input_ids), start, end in zip(self._passes, known, known[1:])
+            for (cached, input_ids), start, end in zip(self._passes, ends, ends[1:])
         ]
 
 

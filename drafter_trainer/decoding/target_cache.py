@@ -1,4 +1,4 @@
-"""The target's keys and values of known texts, for networks that attend to them while nothing is decoded."""
+"""The target's keys and values of stored texts, for networks that attend to them in calibration and replay."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

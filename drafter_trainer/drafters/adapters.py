@@ -10,12 +10,12 @@ from transformers import PreTrainedModel
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.extras import require
 
-ADAPTER = "adapter"  # subfolder of the drafter that the adapter is merged into
+ADAPTER = "adapter"  # subfolder for the adapter of a drafter into which it is merged
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def add_adapter(model: PreTrainedModel, rank: int, alpha: float = 32.0) -> Any:
-    """Freeze a drafter and add an adapter, scaled by alpha / rank, to each matrix of its layers; changed in place."""
+    """Freeze a drafter in place, and add an adapter, scaled by alpha / rank, to each matrix of its layers."""
     peft = require("peft", "lora")
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     return peft.get_peft_model(model, config)
@@ -36,10 +36,10 @@ def merged_copy(model: Any) -> PreTrainedModel:
 
 
 def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Merge the adapter in a folder into a base drafter; changed in place."""
+    """Merge the adapter in a folder into a base drafter, in place."""
     peft = require("peft", "lora")
     try:
         return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except RuntimeError as error:  # sizes that do not fit
         reason = one_line(error)
-        raise InputError(f"the adapter in {folder} is of another drafter ({reason}): name its own base") from error
+        raise InputError(f"the adapter in {folder} has another base drafter ({reason}): name that drafter") from error

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from drafter_trainer.errors import InputError
 
 COMPACT = "compact.safetensors"
-FORMATS = {"stock": 0, "compact": 8, "compact-int4": 4}  # of a repository: bits of a weight in a compact one
+FORMATS = {"stock": 0, "compact": 8, "compact-int4": 4}  # formats of a repository: bits of a compact weight
 _SCALE, _UNIT = ".scale", ".unit"  # suffixes of a matrix's scales, and of the unit of a row's int4 scales
 _GROUP = 32  # weights of a row that share a scale in int4
 _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
@@ -85,9 +85,9 @@ def read_compact(folder: Path, embeddings: torch.Tensor, head: torch.Tensor, dty
         weights[name] = weight.to(dtype)
     own = model.get_input_embeddings(), model.get_output_embeddings()
     placeholders = {id(layer.weight) for layer in own}
-    known = {name for name, weight in model.named_parameters(remove_duplicate=False) if id(weight) in placeholders}
+    left_out = {name for name, weight in model.named_parameters(remove_duplicate=False) if id(weight) in placeholders}
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    if wrong := sorted({*missing, *unexpected} - known):
+    if wrong := sorted({*missing, *unexpected} - left_out):
         raise RuntimeError(f"{COMPACT} and config.json differ in {', '.join(wrong[:3])}")
     model.to(embeddings.device)
     # requires_grad: without gradients torch 2.13 copies the whole head in every pass over several tokens.
@@ -108,7 +108,7 @@ def embeddings_and_head(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Ten
 def _to_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return pairs of int4 values in uint8, scales of groups in uint8, and units of rows in fp16.
 
-    Of a few scales the one with the least squared error is chosen: a little clipping costs less than coarse steps.
+    Each group gets the scale with the least squared error, of a few: a little clipping costs less than coarse steps.
     """
     groups = weight.view(len(weight), -1, _GROUP)
     largest = groups.abs().amax(dim=-1, keepdim=True)

@@ -48,7 +48,7 @@ def harmless_difference(
     """Describe how another tokenizer differs from the target's without changing the ids of text.
 
     A finetune or a sibling may have added tokens, or other special ids. A drafter never drafts tokens that it does not
-    know. The result is empty if there is no difference; `whose` and `advice` are words for messages.
+    have. The result is empty if there is no difference; `whose` and `advice` are words for messages.
 
     Raises:
         IncompatibleTokenizerError: If a token that was not added has another id, or none, or a probe has other ids.
@@ -71,8 +71,8 @@ def harmless_difference(
         if target_id != other_id:
             differences.append(f"the {whose}'s {name} is {other_id}, the target's {target_id}")
     for probe in probes:
-        ids, found = (each.encode(probe, add_special_tokens=False) for each in (target_tokenizer, other_tokenizer))
-        if ids != found:
+        ids, others = (each.encode(probe, add_special_tokens=False) for each in (target_tokenizer, other_tokenizer))
+        if ids != others:
             raise IncompatibleTokenizerError(f"the {whose}'s tokenizer splits {probe!r} in another way: {advice}")
     return "; ".join(differences)
 
@@ -85,7 +85,8 @@ def compare_with_trained(
     The drafter's own tokenizer is loaded if the hashes differ.
 
     Raises:
-        IncompatibleTokenizerError: If the target's tokenizer gives text other ids, or the drafter has a third one.
+        IncompatibleTokenizerError: If the target's tokenizer gives text other ids, or the drafter's own tokenizer is
+            not the one of its training.
         InputError: If the drafter's tokenizer cannot be read.
     """
     probes, expected = description.probes, description.tokenizer_sha256
@@ -98,10 +99,10 @@ def compare_with_trained(
         own = AutoTokenizer.from_pretrained(drafter, revision=commit, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises nothing narrower for a malformed file
         reason = one_line(error)
-        raise InputError(f"{message}, and its own is unreadable ({reason}): download or publish it again") from error
+        raise InputError(f"{message}, and its own cannot be read ({reason}): download or publish it again") from error
     difference = harmless_difference(tokenizer, own, probes)
     if hash_tokenizer(own, probes) != expected:
-        raise IncompatibleTokenizerError(f"{message}, and contains a third one: publish it again from its run")
+        raise IncompatibleTokenizerError(f"{message}, and contains a third tokenizer: publish it again from its run")
     return difference
 
 
@@ -136,24 +137,24 @@ def find_difference(target_model: PreTrainedModel, description: DrafterDescripti
 def fit_vocabulary(model: PreTrainedModel, size: int) -> None:
     """Give a drafter's embeddings and head the target's number of rows, in place.
 
-    Padding makes models of one tokenizer differ in size, such as 151,936 and 152,064 rows (Qwen 2.5), which assisted
-    decoding takes for another tokenizer. Added rows are the mean of the others, so that their logits are never the
-    largest.
+    Padding gives models of one tokenizer different sizes, such as 151,936 and 152,064 rows (Qwen 2.5). Assisted
+    decoding takes another size for another tokenizer. Added rows are the mean of the other rows, so that their logits
+    are never the largest.
     """
-    known = model.config.vocab_size
+    own = model.config.vocab_size
     if isinstance(model, NetworklessDrafter):
         model.config.vocab_size = size
-    elif size != known:
+    elif size != own:
         # transformers' mean_resizing samples new rows, with a covariance that takes minutes for large vocabularies.
         model.resize_token_embeddings(size, mean_resizing=False)
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-            layer.weight[known:] = layer.weight[:known].mean(dim=0, dtype=torch.float32).to(layer.weight.dtype)
+            layer.weight[own:] = layer.weight[:own].mean(dim=0, dtype=torch.float32).to(layer.weight.dtype)
 
 
 def check_unquantized(config: PretrainedConfig, name: str) -> None:
-    """Raise an error if the weights of a checkpoint cannot be trained, by its configuration."""
+    """Raise an error if the configuration of a checkpoint says that its weights are quantized."""
     if getattr(config, "quantization_config", None):
         raise InputError(
-            f"the weights of {name} are quantized, and its layers cannot be trained: give as initialization a "
-            "checkpoint of it that is not quantized, with the numbers of its layers"
+            f"the weights of {name} are quantized and cannot be trained: give its unquantized checkpoint as "
+            "initialization, with layers"
         )

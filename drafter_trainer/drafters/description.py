@@ -32,19 +32,19 @@ class DrafterDescription:
     """The description of a drafter.
 
     Args:
-        name (`str`): Its name, such as `<target>-drafter-<pair>`.
+        name (`str`): Name of the drafter, such as `<target>-drafter-<pair>`.
         target (`str`): Hub id of the target.
-        target_revision (`str`): Revision of the target whose completions it was trained on.
+        target_revision (`str`): Revision of the target whose completions the drafter was trained on.
         pair (`str`): The pair of a translation drafter, otherwise empty.
         draft_length (`int`): Tokens that transformers' own loop drafts in one round.
         loop (`dict`): Settings of the drafting loop, see `loop.settings.LoopSettings`.
         files (`dict[str, str]`): SHA-256 of the files that the loop reads.
-        training (`dict`): Data and settings of its training, for the card.
+        training (`dict`): Data and settings of the training, for the card.
         adapter_of (`dict[str, str]`): The base drafter of a LoRA adapter: `drafter`, its Hub id or folder, and
             `revision`, its commit or hash.
         weights (`dict[str, str]`): SHA-256 of the network's configuration and weights.
         size (`dict[str, str]`): Number of parameters, their dtype, and megabytes of each weights file, for the card.
-        languages (`list[str]`): Tags of its languages; those of the pair if empty.
+        languages (`list[str]`): Tags of the drafter's languages; if empty, those of the pair.
         prompting (`dict`): The prompt format of a base model: `chat_template`, the name of the file with the template,
             `stop`, the characters that end a completion, and `auto_class`, the transformers class that loads the
             target if it is not `AutoModelForCausalLM`.
@@ -74,34 +74,34 @@ class DrafterDescription:
 
     @property
     def spoken(self) -> tuple[Language, ...]:
-        """Its languages; of a pair, the source first."""
+        """The drafter's languages; the source of a pair first."""
         if self.languages:
             return tuple(map(get_language, self.languages))
         return self.translation.languages if self.translation else ()
 
     @property
     def asked(self) -> Pair:
-        """The languages of its prompts and completions: the pair, or its first language (English by default) twice."""
+        """The languages of prompts and completions: the pair, or the first language (default: English) twice."""
         first = self.spoken[0] if self.spoken else get_language("en")
         return self.translation or Pair(first, first)
 
     @property
     def probes(self) -> tuple[str, ...]:
-        """The texts with which its tokenizer is hashed."""
+        """The texts with which the tokenizer is hashed."""
         return probes_of(self.spoken)
 
     @property
     def example(self) -> str:
-        """A prompt of the kind that it was trained for."""
+        """An example of the prompts that the drafter was trained for."""
         if self.translation:
             return translation_prompt(self.translation, self.probes[0])
         return story_prompt(self.asked.source, {"en": "a fox and a train"})
 
     def fingerprint(self) -> str:
-        """Hash the description, for results to identify the drafter that they measured.
+        """Hash the description, by which results identify the measured drafter.
 
         Fields that earlier releases did not have are left out if they are empty, so that older results stay valid.
-        Other weights come with another record of training.
+        Weights are not hashed, because other weights have another record of training.
         """
         values = dataclasses.asdict(self)
         for name in ("versions", "weights", "size", "prompting"):
@@ -112,38 +112,38 @@ class DrafterDescription:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        """Return it as JSON text."""
+        """Return the description as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str | bytes, place: str) -> "DrafterDescription":
-        """Read it from JSON text.
+    def from_json(cls, text: str | bytes, file: str) -> "DrafterDescription":
+        """Read a description from JSON text.
 
         Raises:
-            InputError: If it is not a description of this schema version; the message begins with `place`.
+            InputError: If it is not a description of this schema version; the message begins with `file`.
         """
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:  # ValueError also for undecodable bytes and endless numbers
-            raise InputError(f"{place} is not JSON ({error}): publish the drafter again") from error
+            raise InputError(f"{file} is not JSON ({error}): publish the drafter again") from error
         version = values.get("schema_version") if isinstance(values, dict) else None
         if version != SCHEMA_VERSION:
             raise InputError(
-                f"{place} has schema version {version!r:.80}, expected {SCHEMA_VERSION}: use the release that wrote it"
+                f"{file} has schema version {version!r:.80}, expected {SCHEMA_VERSION}: use the release that wrote it"
             )
-        known = {entry.name for entry in dataclasses.fields(cls)}
-        if missing := sorted(known - _OPTIONAL - values.keys()):
-            raise InputError(f"{place} lacks {', '.join(missing)}: publish the drafter again")
-        if unknown := sorted(values.keys() - known):
-            raise InputError(f"{place} has unknown fields {unknown!r:.80}: use the release that wrote it")
+        names = {entry.name for entry in dataclasses.fields(cls)}
+        if missing := sorted(names - _OPTIONAL - values.keys()):
+            raise InputError(f"{file} lacks {', '.join(missing)}: publish the drafter again")
+        if unknown := sorted(values.keys() - names):
+            raise InputError(f"{file} has unknown fields {unknown!r:.80}: use the release that wrote it")
         for name, (fits, expected) in _EXPECTED.items():
             if name in values and not fits(value := values[name]):
-                raise InputError(f"{place}: {name} must be {expected}, got {value!r:.80}: publish the drafter again")
+                raise InputError(f"{file}: {name} must be {expected}, got {value!r:.80}: publish the drafter again")
         return cls(**values)
 
     @classmethod
     def read(cls, folder: Path) -> "DrafterDescription":
-        """Read it from a drafter's folder."""
+        """Read the description from a drafter's folder."""
         path = folder / FILE_NAME
         if not path.is_file():
             raise InputError(f"{folder} has no {FILE_NAME}: it is not a drafter published with this library")

@@ -52,9 +52,9 @@ class DrafterSetup:
     """The target and the options that a drafter was created with, in `drafter_setup` of the model.
 
     Args:
-        languages (`tuple[Language, ...]`): Its languages; empty where none were named.
+        languages (`tuple[Language, ...]`): Languages of the drafter; empty if none were named.
         draft_vocabulary (`int` or `tuple[int, ...]`): Size of the draft vocabulary, or its ids; 0 for all ids.
-        training (`dict`): Training record of the checkpoint that it started from.
+        training (`dict`): Training record of the checkpoint from which the drafter starts.
     """
 
     target: Target
@@ -193,13 +193,13 @@ def from_scratch(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def from_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
-    """Make a drafter of some layers of a model, with its embeddings, last norm and head.
+    """Make a drafter of some layers of a model, with the model's embeddings, last norm and head.
 
     Args:
-        model (`PreTrainedModel`): The target, or a checkpoint with its tokenizer, multimodal ones included.
+        model (`PreTrainedModel`): The target, or a checkpoint with its tokenizer; either may be multimodal.
         layers (`Sequence[int]`): Numbers of the layers, from 0, or from -1 backwards.
     Raises:
-        InputError: If one does not exist.
+        InputError: If a layer does not exist.
     """
     text_config = model.config.get_text_config()
     layers = _choose_layers(layers, len(layers), text_config)
@@ -212,7 +212,7 @@ def from_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMode
             weights[name] = weight
             continue
         _, number, rest = name.split(".", 2)
-        weights |= {f"layers.{place}.{rest}": weight for place, layer in enumerate(layers) if layer == int(number)}
+        weights |= {f"layers.{index}.{rest}": weight for index, layer in enumerate(layers) if layer == int(number)}
     drafter.get_decoder().load_state_dict(weights)
     drafter.get_output_embeddings().load_state_dict(model.get_output_embeddings().state_dict())
     return drafter
@@ -233,14 +233,14 @@ def _choose_layers(layers: Sequence[int] | None, number: int, config: Pretrained
 
 
 def _sibling_of(target: str) -> str:
-    found = next((sibling for sibling, targets in SIBLINGS.items() if target in targets), None)
-    if found is None:
-        known = ", ".join(name for targets in SIBLINGS.values() for name in targets)
+    sibling = next((sibling for sibling, targets in SIBLINGS.items() if target in targets), None)
+    if sibling is None:
+        names = ", ".join(name for targets in SIBLINGS.values() for name in targets)
         raise InputError(
-            f"no sibling of {target} is known (only of {known}): name a smaller checkpoint with its tokenizer as "
+            f"no sibling of {target} is known (only of {names}): name a smaller checkpoint with its tokenizer as "
             "initialization, or start from layers"
         )
-    return found
+    return sibling
 
 
 def _from_checkpoint(
@@ -272,8 +272,8 @@ def _from_checkpoint(
         drafter = from_layers(drafter, chosen)
     if min(drafter.config.vocab_size, target_config.vocab_size) < target_tokenizer.vocab_size:  # more than padding
         raise InputError(
-            f"{checkpoint} has a vocabulary of {drafter.config.vocab_size}, the target one of "
-            f"{target_config.vocab_size}, their tokenizer one of {target_tokenizer.vocab_size}: start from a "
+            f"{checkpoint} has a vocabulary of {drafter.config.vocab_size} ids, the target of "
+            f"{target_config.vocab_size} and their tokenizer of {target_tokenizer.vocab_size}: start from a "
             "checkpoint with all ids of the tokenizer"
         )
     fit_vocabulary(drafter, target_config.vocab_size)

@@ -49,7 +49,7 @@ def search_layers(
     texts = [(prompt, completion) for prompt, completion in texts if prompt and completion]
     if not texts:
         raise InputError("no rows with a prompt and a completion: layers cannot be compared")
-    texts.sort(key=lambda text: len(text[0]) + len(text[1]))  # batches of like lengths
+    texts.sort(key=lambda text: len(text[0]) + len(text[1]))  # batches of similar lengths
     batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
     ids = torch.tensor(sorted({token for _, completion in texts for token in completion}), device=model.device)
     head, kept = model.get_output_embeddings().weight[ids], list(range(depth))
@@ -73,8 +73,8 @@ def _loss_with(
             # Causal attention does not see the padding on the right.
             whole = [torch.tensor(prompt + completion, device=ids.device) for prompt, completion in texts]
             hidden = decoder(input_ids=pad_sequence(whole, batch_first=True), use_cache=False).last_hidden_state
-            for place, (prompt, completion) in enumerate(texts):
-                predicting = hidden[place, len(prompt) - 1 : len(prompt) + len(completion) - 1]
+            for index, (prompt, completion) in enumerate(texts):
+                predicting = hidden[index, len(prompt) - 1 : len(prompt) + len(completion) - 1]
                 labels = torch.searchsorted(ids, torch.tensor(completion, device=ids.device))
                 total += cross_entropy((predicting @ head.T).float(), labels, reduction="sum").item()
     return total

@@ -45,8 +45,8 @@ def load_drafter(
 ) -> PreTrainedModel:
     """Load a drafter, checked against its target, ready for `target.generate(assistant_model=...)`.
 
-    It keeps the state of the current text, so one drafter serves one call of `generate` at a time: load one for each
-    thread. transformers accepts assistants only at batch size 1: call `generate` for each prompt.
+    A drafter keeps the state of the current text, so it serves one call of `generate` at a time: load a drafter for
+    each thread. transformers accepts assistants only at batch size 1: call `generate` for each prompt.
 
     One line states the measured speed and the machine of the measurement. It is logged as a warning, the lowest level
     that Python shows by default; `logging.getLogger("drafter_trainer").setLevel("ERROR")` silences it.
@@ -64,7 +64,7 @@ def load_drafter(
             precision, in which the length of a draft changes the rounding, it also gets the same output on the same
             machine.
         memory (`CompletionMemory`, *optional*): Earlier completions of the target: the drafter drafts from them, and
-            adds each completion. Nothing is remembered by default.
+            adds each new completion. By default nothing is remembered.
     Returns:
         `PreTrainedModel` in evaluation mode, whose `generate` runs the drafting loop when the target calls it.
     Raises:
@@ -129,7 +129,7 @@ def open_drafter(
     trained = model.config.vocab_size
     if min(trained, vocabulary) < tokenizer.vocab_size:  # more than padding is missing
         raise InputError(
-            f"{drafter} has a vocabulary of {trained}, the target one of {vocabulary}, their tokenizer one of "
+            f"{drafter} has a vocabulary of {trained} ids, the target of {vocabulary} and their tokenizer of "
             f"{tokenizer.vocab_size}: load the drafter that was trained for this target"
         )
     fit_vocabulary(model, vocabulary)
@@ -141,17 +141,17 @@ def open_drafter(
 
 
 def load_target_tokenizer(target_model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """Load a target's tokenizer from where the target came from.
+    """Load a target's tokenizer from the folder or Hub repository of the target.
 
     Raises:
-        InputError: If there is none.
+        InputError: If there is no tokenizer.
     """
-    place = target_model.name_or_path
+    origin = target_model.name_or_path
     try:
-        return AutoTokenizer.from_pretrained(place)
+        return AutoTokenizer.from_pretrained(origin)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"no tokenizer of the target at {place!r} ({one_line(error)}): give it as tokenizer"
+            f"no tokenizer of the target at {origin!r} ({one_line(error)}): give it as tokenizer"
         ) from error
 
 
@@ -161,13 +161,13 @@ def _device_of(target_model: PreTrainedModel) -> torch.device:
     if device is None and "disk" in getattr(target_model, "hf_device_map", {}).values():  # only accelerate sets it
         raise InputError(
             "all weights of the target are on the disk, and every forward pass reads them: load at least a part of "
-            "them into memory (max_memory, or another device_map), then the drafter"
+            "them into memory (max_memory, or another device_map), then load the drafter"
         )
     return device or torch.device("meta")
 
 
 def _dtype_of(target_model: PreTrainedModel) -> torch.dtype:
-    """Return the dtype in which a target computes; quantized weights have one that no drafter can have."""
+    """Return the dtype in which a target computes; the dtype of quantized weights is unusable for a drafter."""
     dtypes = (weight.dtype for weight in target_model.parameters())
     return next((dtype for dtype in dtypes if dtype.is_floating_point and dtype.itemsize > 1), torch.float32)
 
@@ -190,10 +190,10 @@ def _load_model(repository: Repository, dtype: torch.dtype, shared: Callable) ->
     # Not at the top: an engine's environment lacks the libraries of adapters.
     from drafter_trainer.drafters.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 
-    found = [repository.find(name) for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
-    if None in found:
+    paths = [repository.find(name) for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
+    if None in paths:
         raise InputError(f"{drafter} lacks {ADAPTER_WEIGHTS} or {ADAPTER_CONFIG}: publish it again")
-    return merge_adapter(model, found[0].parent)
+    return merge_adapter(model, paths[0].parent)
 
 
 def with_sources(drafter: PreTrainedModel, sources: Sequence[str]) -> PreTrainedModel:

@@ -1,9 +1,9 @@
 """A memory of a target's completions, from which a drafter drafts text that the target writes again.
 
-It holds the latest completions, each after the end of its prompt, up to a number of tokens; the oldest are
-overwritten. For each of four lengths, a hash table stores the latest place after a run of tokens, and the tokens
-before that place are compared with the run. A run whose slot was overwritten by a newer run is found by a shorter one.
-So memory and time do not grow with the traffic.
+The memory holds the latest completions, each after the end of its prompt, up to a number of tokens; the oldest are
+overwritten. For each of four run lengths, a hash table stores the position after the latest occurrence of a run of
+tokens. The tokens before this position are compared with the run. If a newer run has overwritten the slot, a shorter
+run is looked up. So memory and time do not grow with the number of completions.
 """
 
 import contextlib
@@ -57,15 +57,15 @@ class CompletionMemory:
         self.tokenizer_sha256: str | None = None  # of the tokenizer whose ids it holds
         self.added = 0  # number of tokens, overwritten ones included
         self._tokens = np.full(max_tokens, _END, np.int32)
-        self._next = 0  # place of the next completion
+        self._next = 0  # position of the next completion
         size = 1 << (2 * max_tokens - 1).bit_length()
-        self._slots = [np.zeros(size, np.int32) for _ in ORDERS]  # places; no run ends before place 0
+        self._slots = [np.zeros(size, np.int32) for _ in ORDERS]  # positions; no run ends before position 0
         self._counts = np.zeros((2, len(ORDERS), 2))  # greedy and sampled: tokens accepted and judged, by order
         self._open: set[_OpenText] = set()
         self._lock = threading.RLock()  # reentrant: a finalizer may run within a method
 
     def propose(self, context: Sequence[int]) -> tuple[int, int] | None:
-        """Propose the token after the latest occurrence of the longest known run; see `DraftSource`."""
+        """Propose the token after the latest occurrence of the longest stored run; see `DraftSource`."""
         if _PAUSED.get():
             return None
         context = list(context)
@@ -73,9 +73,9 @@ class CompletionMemory:
             run = context[-order:]
             if len(run) < order:
                 continue
-            place = slots.item(hash_context(run) & (len(slots) - 1))
-            known = place and self._tokens[place - order : place].tolist() == run
-            if known and (token := self._tokens.item(place)) != _END:
+            position = slots.item(hash_context(run) & (len(slots) - 1))
+            occurred = position and self._tokens[position - order : position].tolist() == run
+            if occurred and (token := self._tokens.item(position)) != _END:
                 return token, bin_
         return None
 
@@ -90,9 +90,9 @@ class CompletionMemory:
         """Add a completion, and count the tokens that the memory would have drafted correctly.
 
         Args:
-            prompt_ids (`Sequence[int]`): Its prompt, of which the last 16 tokens are kept.
+            prompt_ids (`Sequence[int]`): The prompt, of which the last 16 tokens are kept.
             completion_ids (`Sequence[int]`): The target's tokens, the last of which may be an end token.
-            sampling (`bool`, *optional*, defaults to `False`): Whether they were sampled.
+            sampling (`bool`, *optional*, defaults to `False`): Whether the completion was sampled.
         """
         if not len(completion_ids):
             return
@@ -103,7 +103,7 @@ class CompletionMemory:
             self.added += len(completion_ids)
 
     def listen(self, criteria: StoppingCriteriaList, prompt_length: int, sampling: bool) -> None:
-        """Remember the completion of a call of the target's `generate` when the call ends, in whatever way.
+        """Remember the completion of a call of the target's `generate` when the call ends, also after an error.
 
         The call gets one more criterion, which never stops it.
         """
@@ -118,14 +118,14 @@ class CompletionMemory:
         criteria.append(listener)
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Set the tokenizer whose ids the memory holds; raise an error if it holds those of another one."""
-        found = hash_tokenizer(tokenizer, ())
-        if self.tokenizer_sha256 not in (None, found):
+        """Set the tokenizer whose ids the memory holds; raise an error if it holds ids of another tokenizer."""
+        sha256 = hash_tokenizer(tokenizer, ())
+        if self.tokenizer_sha256 not in (None, sha256):
             raise IncompatibleTokenizerError(
                 "the memory holds the ids of another tokenizer than the target's: give each target a CompletionMemory "
                 "of its own"
             )
-        self.tokenizer_sha256 = found
+        self.tokenizer_sha256 = sha256
 
     def save(self, path: str | Path) -> None:
         """Write the memory to a file, which appears whole or not at all.
@@ -170,27 +170,27 @@ class CompletionMemory:
         return memory
 
     def __len__(self) -> int:
-        """Return the number of tokens that it holds now."""
+        """Return the number of tokens in the memory."""
         return int(np.count_nonzero(self._tokens != _END))
 
-    def _count(self, text: np.ndarray, known: int, sampling: bool) -> None:
-        """Count the tokens after the first `known` that the memory would have drafted, and the correct ones."""
-        undecided = np.arange(len(text)) >= known
+    def _count(self, text: np.ndarray, start: int, sampling: bool) -> None:
+        """Count the tokens from `start` on that the memory would have drafted, and those that would be correct."""
+        undecided = np.arange(len(text)) >= start
         counts = self._counts[int(sampling)]
         for order, slots, count in zip(ORDERS, self._slots, counts):
             if len(text) <= order:
                 continue
             runs = sliding_window_view(text, order)[:-1]
-            places = slots[_slots_of(runs, slots)]
-            stored = self._tokens[places[:, None] - np.arange(order, 0, -1)]
-            proposed = self._tokens[places]
-            judged = (places > 0) & (proposed != _END) & (stored == runs).all(axis=1) & undecided[order:]
+            positions = slots[_slots_of(runs, slots)]
+            stored = self._tokens[positions[:, None] - np.arange(order, 0, -1)]
+            proposed = self._tokens[positions]
+            judged = (positions > 0) & (proposed != _END) & (stored == runs).all(axis=1) & undecided[order:]
             count += np.count_nonzero(judged & (proposed == text[order:])), np.count_nonzero(judged)
             undecided[order:] &= ~judged
         counts[counts[:, 1] > _MOST_COUNT] /= 2
 
     def _add(self, text: np.ndarray) -> None:
-        """Write a text over the oldest ones, whole: at the beginning if it does not fit before the end."""
+        """Write a whole text over the oldest texts, at the beginning if it does not fit before the end."""
         if not len(text):
             return
         text = text[-(self.max_tokens - 1) :]
@@ -206,9 +206,9 @@ class CompletionMemory:
                 slots[_slots_of(sliding_window_view(text, order)[:-1], slots)] = np.arange(start + order, end)
 
     def _remember_open(self) -> None:
-        """Remember texts that are not finished, or whose variables an exception keeps alive, up to now."""
+        """Remember the tokens so far of texts that are unfinished, or that an exception keeps alive."""
         with self._lock:
-            for text in list(self._open):  # a finalizer may close one meanwhile, on this thread
+            for text in list(self._open):  # a finalizer may close a text meanwhile, on this thread
                 self._take(text)
 
     def _close(self, text: "_OpenText") -> None:
@@ -235,7 +235,7 @@ def memories_paused() -> Iterator[None]:
 
 @dataclass(eq=False)
 class _OpenText:
-    """A text that `generate` may still be writing, and the number of its tokens that were remembered or given."""
+    """A text that `generate` may still be writing; `taken` counts its tokens in the prompt or in the memory."""
 
     taken: int
     sampling: bool

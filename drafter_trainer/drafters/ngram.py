@@ -20,7 +20,7 @@ Slots = dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Entries:
-    """The candidate entries of one order, those that save most first."""
+    """The candidate entries of one order, sorted by the tokens that they save, most first."""
 
     contexts: np.ndarray  # runs of token ids, of shape `(entries, order)`
     tokens: np.ndarray  # the most frequent follower of each run
@@ -61,7 +61,7 @@ def build_table(entries: dict[int, Entries], max_bytes: int | None = None) -> Sl
     byte are doubled as long as the file fits, and each order keeps the entries that save most.
 
     Args:
-        max_bytes (`int`, *optional*): Size of the file, at least 4,096; no entry is left out by default.
+        max_bytes (`int`, *optional*): Maximum size of the file, at least 4,096; by default all entries are kept.
     """
     slots = {order: 1 << (2 * len(kept)).bit_length() for order, kept in entries.items()}
     if max_bytes is not None:
@@ -106,14 +106,14 @@ def hash_contexts(contexts: np.ndarray) -> np.ndarray:
 
 
 class _Windows:
-    """The distinct runs of each length, numbered, so that a run and its parts are found by their places."""
+    """The distinct runs of each length, numbered, so that the parts of a run are found by their positions."""
 
     def __init__(self, texts: Iterable[Sequence[int]], longest: int) -> None:
         rows = [np.asarray(text, dtype=np.int64) for text in texts]
         self.tokens = np.concatenate([np.zeros(0, np.int64), *rows])
         left = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(row), 0, -1) for row in rows)])
         self.base = int(self.tokens.max(initial=0)) + 1
-        # By length: the run that begins at each place; the key, the count, and the first place of each run.
+        # By length: the run that begins at each position; the key, the count, and the first position of each run
         self.runs = {0: np.zeros(len(self.tokens), np.int64)}
         self.keys: dict[int, np.ndarray] = {}
         self.counts: dict[int, np.ndarray] = {}
@@ -130,7 +130,7 @@ class _Windows:
 
 
 class _Order:
-    """All runs of one order with their followers, sorted by key, so that those of one run are adjacent."""
+    """All runs of one order with their followers, sorted by key, so that the followers of one run are adjacent."""
 
     def __init__(self, windows: _Windows, order: int, lower: "_Order | None", min_share: float) -> None:
         self.windows, self.order = windows, order
@@ -141,7 +141,7 @@ class _Order:
         group = np.repeat(np.arange(len(starts)), sizes)
         totals = np.add.reduceat(counts, starts)
         most = np.flatnonzero(counts == np.maximum.reduceat(counts, starts)[group])
-        best = most[np.flatnonzero(np.diff(group[most], prepend=-1))]  # of equals the lowest id
+        best = most[np.flatnonzero(np.diff(group[most], prepend=-1))]  # the lowest of equally frequent ids
         self.contexts, self.places = contexts[starts], places[best]
         self.followers = keys[best] % windows.base
         self.shares = (counts[best] - _DISCOUNT) / totals
@@ -156,9 +156,9 @@ class _Order:
         spread = _DISCOUNT * sizes / totals
         self.chances = (counts - _DISCOUNT) / totals[group] + spread[group] * suffix_chances
         wanted = self.contexts * windows.base + backed
-        found = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-        seen = (keys[found] == wanted) & (backed >= 0)
-        backed_chances = np.where(seen, counts[found] - _DISCOUNT, 0.0) / totals + spread * backed_chances
+        rows = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+        seen = (keys[rows] == wanted) & (backed >= 0)
+        backed_chances = np.where(seen, counts[rows] - _DISCOUNT, 0.0) / totals + spread * backed_chances
         self.saved = totals * (self.chances[best] - backed_chances)
         self.kept = (self.saved > 0) & (self.shares >= min_share)
         # The token that an unpruned table drafts after each context, and its chance there

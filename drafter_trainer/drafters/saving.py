@@ -35,14 +35,14 @@ TUNING = "tuning"  # subfolder of a tuned drafter, with its trials and costs
 
 
 def describe_drafter(
-    name: str, target: Target, languages: Iterable[Language], pair: Pair | None, **known: Any
+    name: str, target: Target, languages: Iterable[Language], pair: Pair | None, **facts: Any
 ) -> DrafterDescription:
     """Describe a drafter before its files are written: `complete_folder` fills in hashes, sizes and versions.
 
     Args:
-        known (`Any`): More fields of the description.
+        facts (`Any`): More fields of the description.
     """
-    fields: dict[str, Any] = {"draft_length": DRAFT_LENGTH, "loop": LoopSettings().to_dict()} | known
+    fields: dict[str, Any] = {"draft_length": DRAFT_LENGTH, "loop": LoopSettings().to_dict()} | facts
     return DrafterDescription(
         name=name,
         target=target.name,
@@ -89,7 +89,7 @@ def complete_folder(
 
     Args:
         folder (`Path`): Folder of the weights, as `save_pretrained` wrote them.
-        description (`DrafterDescription`): Description; hashes, versions and sources without a file are filled in.
+        description (`DrafterDescription`): Description; hashes, sizes, versions and existing sources are filled in.
         files (`Mapping[str, Path | bytes]`): Draft vocabulary and n-gram table, by name; earlier ones are deleted.
     Returns:
         `DrafterDescription`, as written.
@@ -126,11 +126,11 @@ def complete_folder(
 def _index_weights(folder: Path) -> None:
     """Write an index of a model's tensors, which transformers does not need for a model of one file.
 
-    vLLM and SGLang load every `*.safetensors` at a repository's root that no index rules out: table and draft
-    vocabulary too, which are no weights. llama.cpp's converter compares the names with those that it finds.
+    vLLM and SGLang load every `*.safetensors` at a repository's root that no index rules out, even the table and the
+    draft vocabulary, which are no weights. llama.cpp's converter compares the names with the tensors that it finds.
     """
     weights = folder / _SINGLE
-    if not weights.is_file():  # in shards, and save_pretrained wrote their index
+    if not weights.is_file():  # in shards, whose index save_pretrained wrote
         return
     with safe_open(weights, framework="pt") as file:
         names = sorted(file.keys())

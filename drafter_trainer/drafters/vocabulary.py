@@ -21,7 +21,7 @@ def choose_ids(counts: np.ndarray, size: int, always: Iterable[int] = (), fill: 
 
     Args:
         always (`Iterable[int]`): Ids that are chosen whatever their count, such as the end of a text.
-        fill (`bool`, *optional*, defaults to `False`): If fewer ids occur, choose the lowest of the others too.
+        fill (`bool`, *optional*, defaults to `False`): If fewer ids occur, add the lowest ids that do not occur.
             Tokenizers give low ids to frequent tokens.
     Returns:
         `torch.Tensor` of shape `(chosen,)`, int64, ascending.
@@ -45,23 +45,23 @@ def vocabulary_bytes(ids: torch.Tensor) -> bytes:
 
 
 def map_ids(ids: torch.Tensor, draft_ids: torch.Tensor) -> torch.Tensor:
-    """Map ids of any shape to their index in the draft vocabulary, -1 for those outside it."""
-    places = torch.searchsorted(draft_ids, ids).clamp(max=len(draft_ids) - 1)
-    return torch.where(draft_ids[places] == ids, places, -1)
+    """Map ids of any shape to their index in the draft vocabulary, or to -1 if they are not in it."""
+    indices = torch.searchsorted(draft_ids, ids).clamp(max=len(draft_ids) - 1)
+    return torch.where(draft_ids[indices] == ids, indices, -1)
 
 
 class DraftHead(torch.nn.Linear):
     """An LM head that computes logits over the draft vocabulary only.
 
-    The other rows need no gradient, optimizer state or step.
+    Rows outside the draft vocabulary need no gradient, optimizer state or step.
 
-    Its state dict is that of a stock head, so every saved drafter and checkpoint is a stock model. If the head is
-    trained, the rows outside the draft vocabulary are saved as the mean of those inside, so their logit is the mean
-    of the others' and hardly ever the largest. A frozen head is saved unchanged.
+    The state dict is that of a stock head, so every saved drafter and checkpoint is a stock model. In a trained head,
+    the rows outside the draft vocabulary are saved as the mean of the rows inside. Their logit is then the mean of the
+    other logits, and hardly ever the largest. A frozen head is saved unchanged.
 
     Args:
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ascending ids.
-        is_tied (`bool`): Whether its weight is that of the embeddings, and saved with them.
+        is_tied (`bool`): Whether the head shares the weight of the embeddings, which is saved with them.
     """
 
     def __init__(self, head: torch.nn.Linear, draft_ids: torch.Tensor, is_tied: bool) -> None:
@@ -75,7 +75,7 @@ class DraftHead(torch.nn.Linear):
         self._frozen = None if trained else (None if is_tied else head.weight.detach(),)
 
     def restored_weight(self) -> torch.Tensor | None:
-        """Return the weight of the stock head, `None` if it is that of the embeddings."""
+        """Return the weight of the stock head, `None` if the head shares the weight of the embeddings."""
         if self._frozen is not None:
             return self._frozen[0]
         weight = self.weight.detach()
@@ -100,7 +100,7 @@ def prune_head(model: PreTrainedModel, draft_ids: torch.Tensor) -> None:
     """Replace a drafter's head by a `DraftHead` over ascending ids."""
     head, tied = model.get_output_embeddings(), model.config.tie_word_embeddings
     if head.weight.requires_grad:
-        model.config.tie_word_embeddings = False  # it is trained apart from the embeddings
+        model.config.tie_word_embeddings = False  # the head is trained apart from the embeddings
     model.set_output_embeddings(DraftHead(head, draft_ids, tied))
 
 

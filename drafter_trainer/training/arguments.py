@@ -81,10 +81,10 @@ class DrafterTrainingArguments(_TrainerArguments):
             0 for the draft vocabulary that the drafter was created with.
         prompt_window (`int`): Number of tokens at the end of the prompt that the network reads in addition to the
             first token, in training and in drafting; 0 for the whole prompt. It is published with the drafter.
-        kv_sharing_layers (`list[int]`): One layer of the target for each layer of the drafter. The drafter's layer
-            attends to the keys and values of this layer for the verified tokens. Usually it was initialized from the
-            same layer. Defaults to the value in the drafter's configuration. In training, the target reads most
-            batches too, with whole prompts, which must fit into `max_length` and the sliding window. The other batches
+        kv_sharing_layers (`list[int]`): One layer of the target for each layer of the drafter, usually the layer from
+            which it was initialized. For verified tokens, the drafter's layer attends to the keys and values of this
+            layer. Defaults to the value in the drafter's configuration. In training, the target reads most batches
+            too, with whole prompts, which must fit into `max_length` and the sliding window. The remaining batches
             train the same weights to draft without the target's keys and values.
         lora_rank (`int`): Rank of a LoRA adapter that is trained over a frozen base drafter; 0 to train all weights.
     """

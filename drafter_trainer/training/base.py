@@ -40,13 +40,13 @@ _logger = logging.getLogger(__name__)
 
 
 class TokenMeanTrainer(Trainer):
-    """Train with the mean of a loss per token over all tokens of a global batch.
+    """A trainer whose loss is the mean over all supervised tokens of a global batch.
 
     Subclasses define the loss of a token. Only supervised positions reach the head, a few at a time (see
     `training.head`).
 
     Args:
-        args (`TrainingArguments`): Arguments of the subclass's own kind, see `own_arguments`.
+        args (`TrainingArguments`): Arguments of the subclass's own class, see `own_arguments`.
     """
 
     # The loss below is already divided by the tokens of all accumulated batches of all processes.
@@ -105,7 +105,7 @@ class TokenMeanTrainer(Trainer):
             return sum_losses(
                 hidden[:, :-1][supervised],
                 drafter.get_output_embeddings(),
-                lambda logits, place: self.token_losses(logits, {name: each[place] for name, each in tokens.items()}),
+                lambda logits, piece: self.token_losses(logits, {name: each[piece] for name, each in tokens.items()}),
             )
 
         with replaced_head(drafter, sum_of_losses):
@@ -114,7 +114,7 @@ class TokenMeanTrainer(Trainer):
         if num_items_in_batch is None:
             count, scale = len(tokens["labels"]), 1
         else:
-            # Processes average their gradients; the count is over all of them by default.
+            # Processes average their gradients, and the count covers all processes by default.
             count = num_items_in_batch
             scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         # Prompts that fill max_length leave nothing supervised, and 0 / 0 is no loss.
@@ -122,8 +122,8 @@ class TokenMeanTrainer(Trainer):
         if model.training and not loss.isfinite():
             raise InputError(
                 f"the loss is {loss.item()} after step {self.state.global_step}: train with a lower learning_rate or "
-                f"in fp32, into another output_dir; a checkpoint in {self.args.output_dir} from before may be the "
-                "initialization"
+                "in fp32, into another output_dir; the initialization may be an earlier checkpoint in "
+                f"{self.args.output_dir}"
             )
         return (loss, outputs) if return_outputs else loss
 
@@ -135,7 +135,7 @@ class TokenMeanTrainer(Trainer):
         Args:
             output_dir (`str`, *optional*): Defaults to that of the arguments.
         """
-        # The Trainer turns it off, and the drafter would keep it so.
+        # The Trainer turns use_cache off, and the saved drafter must not keep that.
         training, self.model.config.use_cache = self.model.config.use_cache, True
         try:
             super().save_model(output_dir, _internal_call=True)
@@ -146,35 +146,35 @@ class TokenMeanTrainer(Trainer):
         setup, folder = setup_of(self.model), Path(output_dir or self.args.output_dir)
         if setup is None or self.processing_class is None:
             _logger.warning(
-                "%s has a stock model without its drafting loop, since it is not known which target it is for: make "
+                "%s has a stock model without its drafting loop, since the drafter's target is not known: make "
                 "drafters with create_drafter, or name the target to publish()",
                 folder,
             )
             return
         spoken = str(setup.pair or "-".join(language.code for language in setup.languages))
         name = "-".join(filter(None, (re.split("[/:]", setup.target.name)[-1], "drafter", spoken)))
-        known = {"training": setup.training | self.training_record(), "size": size_of(self.model)}
-        description = describe_drafter(name, setup.target, setup.languages, setup.pair, **known)
+        facts = {"training": setup.training | self.training_record(), "size": size_of(self.model)}
+        description = describe_drafter(name, setup.target, setup.languages, setup.pair, **facts)
         shutil.rmtree(folder / TUNING, ignore_errors=True)  # of earlier weights
         complete_folder(folder, description, self.processing_class, self.loop_files())
 
     def push_to_hub(self, repo_id: str | None = None, **options: Any) -> Any:
-        """Save the drafter and publish it: one commit of a card and of files from a list, checked on arrival.
+        """Save the drafter, and publish it with a card in one commit, which is checked after the upload.
 
-        The token is that of the environment (HF_TOKEN, or `hf auth login`).
+        Only files of an allow-list are sent. The token is read from the environment (HF_TOKEN, or `hf auth login`).
 
         Args:
             repo_id (`str`, *optional*): Repository on the Hub; defaults to `hub_model_id` of the arguments, or to the
                 drafter's name in your own account.
             options (`Any`): Further arguments of `drafter_trainer.publish`, such as `private` or `tag`.
         Returns:
-            `Publication`, `None` on the other processes.
+            `Publication`, or `None` on all processes but the first.
         """
         folder = Path(self.args.output_dir)
         if (folder / TUNING).is_dir():
             raise InputError(
-                f"{folder} was tuned, which saving it again would undo: call publish({str(folder)!r}), or delete "
-                f"{folder / TUNING} to publish it untuned"
+                f"{folder} was tuned, and to save it again would undo that: call publish({str(folder)!r}), or delete "
+                f"{folder / TUNING} to publish the untuned drafter"
             )
         self.save_model()
         if not self.is_world_process_zero():
@@ -190,7 +190,7 @@ class TokenMeanTrainer(Trainer):
         return {}
 
     def training_record(self) -> dict[str, Any]:
-        """Return the training's record, under the name of its step."""
+        """Return the record of the training, by the name of its step."""
         evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]
         figures = _figures(evaluations[-1]) if evaluations else {}
         return {self.step_name: describe_training(self.model, self.args) | self.record | figures}
@@ -224,17 +224,17 @@ def _figures(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith("eval_") and name not in _TIMING}
 
 
-def own_arguments(args: TrainingArguments | None, kind: type[TrainingArguments]) -> Any:
-    """Return arguments of a trainer's own kind: the given ones, plain ones completed, or defaults."""
-    if isinstance(args, kind):
+def own_arguments(args: TrainingArguments | None, own: type[TrainingArguments]) -> Any:
+    """Return arguments of a trainer's own class, completed from plain `TrainingArguments` or from defaults."""
+    if isinstance(args, own):
         return args
     if args is None:
-        return kind(output_dir="drafter")
+        return own(output_dir="drafter")
     plain = {entry.name: getattr(args, entry.name) for entry in fields(TrainingArguments) if entry.init}
-    return kind(**plain | {"remove_unused_columns": False, "prediction_loss_only": True})
+    return own(**plain | {"remove_unused_columns": False, "prediction_loss_only": True})
 
 
 def tokenizer_of(model: torch.nn.Module) -> PreTrainedTokenizerBase | None:
-    """Load the tokenizer of the target that a drafter was created for, `None` if that is not known."""
+    """Load the tokenizer of the target that a drafter was created for, `None` if the target is not known."""
     setup = setup_of(model)
     return setup.target.load_tokenizer() if setup else None

@@ -1,4 +1,4 @@
-"""Collators, which only pad and place; and the supervised tokens of a batch."""
+"""Collators, which pad rows to a batch, and the choice of a batch's supervised tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _TOPK = {"topk_ids": np.int64, "topk_logprobs": np.float32}
 class SelfDistilledCollator:
     """Pad self-distilled rows on the right; completions are supervised, prompts are not.
 
-    With `pad_id=0` and one stored id a position (k = 1), the rows
+    With `pad_id=0` and one stored id per position (k = 1), the rows
 
         {"prompt_ids": [5, 6], "response_ids": [7, 2], "topk_ids": [[7], [2]], "topk_logprobs": [[-.1], [-.2]]}
         {"prompt_ids": [5],    "response_ids": [2],    "topk_ids": [[2]],      "topk_logprobs": [[-.3]]}
@@ -37,8 +37,8 @@ class SelfDistilledCollator:
     Args:
         pad_id (`int`): Id of padding in `input_ids`; it is masked, so any id will do.
         max_length (`int`): Longer rows lose the end of their completion; no end token is added.
-        prompt_window (`int`, *optional*): Number of last tokens of each prompt that are read, in addition to its
-            first one; defaults to all of them.
+        prompt_window (`int`, *optional*): Number of tokens at the end of each prompt that are kept, in addition to its
+            first token; defaults to the whole prompt.
     """
 
     pad_id: int
@@ -75,7 +75,7 @@ def collate_packed(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Stack packed rows, all of one length; every token is supervised.
 
     Rows `[{"input_ids": [5, 6, 2]}, {"input_ids": [8, 2, 9]}]` become `input_ids` and `labels`, both
-    `[[5, 6, 2], [8, 2, 9]]`. An id of -1 is no token and is not supervised.
+    `[[5, 6, 2], [8, 2, 9]]`. An id of -1 is padding, which is not supervised.
 
     Returns:
         `dict` of tensors of shape `(batch, length)`.

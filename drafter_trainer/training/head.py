@@ -1,4 +1,4 @@
-"""The logits of a head, some at a time: they are by far the largest tensor of a small drafter."""
+"""The logits of a head, computed in pieces: they are by far the largest tensor of a small drafter."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ _LOGITS_AT_ONCE = 2**25  # 128 MiB in fp32
 def replaced_head(model: torch.nn.Module, function: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """Replace a model's head by a function of the last hidden states, of shape `(batch, length, width)`.
 
-    The forward pass around it remains the model's own, as DDP and FSDP need it.
+    The rest of the forward pass remains the model's own, as DDP and FSDP require.
     """
     head = model.get_output_embeddings()
     before = head.__dict__.get("forward")
@@ -30,11 +30,7 @@ def replaced_head(model: torch.nn.Module, function: Callable[[torch.Tensor], tor
 
 @torch.no_grad()
 def check_head(model: torch.nn.Module) -> None:
-    """Make sure that the family does not cap or scale logits after the head, which `replaced_head` would skip.
-
-    Raises:
-        InputError: If it does.
-    """
+    """Raise an error if a model caps or scales its logits after the head, which `replaced_head` would skip."""
     with replaced_head(model, lambda hidden: hidden.new_full((1, 1, 1), 0.75)):
         passed = model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device)).logits
     if passed.item() != 0.75:
@@ -63,15 +59,15 @@ def sum_losses(
     if torch.is_grad_enabled():
         return _SumOfLosses.apply(hidden, head.weight, head.bias, token_losses)
     total = hidden.new_zeros((), dtype=torch.float32)
-    for place, logits in logits_in_pieces(hidden, head):
-        total += token_losses(logits, place).sum()
+    for piece, logits in logits_in_pieces(hidden, head):
+        total += token_losses(logits, piece).sum()
     return total
 
 
 def logits_in_pieces(hidden: torch.Tensor, head: torch.nn.Linear) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield slices of the tokens, and their logits."""
-    for place in _pieces(len(hidden), len(head.weight)):
-        yield place, F.linear(hidden[place], head.weight, head.bias)
+    for piece in _pieces(len(hidden), len(head.weight)):
+        yield piece, F.linear(hidden[piece], head.weight, head.bias)
 
 
 def _pieces(tokens: int, vocabulary: int) -> Iterator[slice]:
@@ -88,23 +84,23 @@ class _SumOfLosses(torch.autograd.Function):
         _, learns, learns_bias, _ = ctx.needs_input_grad  # a head may be frozen
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if learns else None
         bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if learns_bias else None
-        for place in _pieces(len(hidden), len(weight)):
-            piece = hidden[place]
-            logits = F.linear(piece, weight, bias).requires_grad_()
+        for piece in _pieces(len(hidden), len(weight)):
+            states = hidden[piece]
+            logits = F.linear(states, weight, bias).requires_grad_()
             with torch.enable_grad():
-                loss = token_losses(logits, place).sum()
+                loss = token_losses(logits, piece).sum()
             (gradient,) = torch.autograd.grad(loss, logits)
             total += loss.detach()
-            hidden_gradient[place] = gradient @ weight
-            if learns and gradient.dtype == piece.dtype == torch.float32:
-                weight_gradient.addmm_(gradient.T, piece)
+            hidden_gradient[piece] = gradient @ weight
+            if learns and gradient.dtype == states.dtype == torch.float32:
+                weight_gradient.addmm_(gradient.T, states)
             elif learns:
-                weight_gradient += gradient.T @ piece
+                weight_gradient += gradient.T @ states
             if learns_bias:
                 bias_gradient += gradient.sum(dim=0)
             del logits, loss, gradient  # otherwise they stay in memory while the next piece is computed
-        # Not saved for backward, which would keep them until its end. Once released, autograd adds the gradient of
-        # tied input embeddings to them in place.
+        # Not with save_for_backward, which would keep the gradients until the backward pass ends. Once they are
+        # released, autograd adds the gradient of tied input embeddings to them in place.
         ctx.gradients = [hidden_gradient, weight_gradient, bias_gradient]
         ctx.dtypes = hidden.dtype, weight.dtype, weight.dtype
         return total

@@ -1,8 +1,8 @@
 """Training of a drafter whose layers attend to the target's own keys and values for the verified tokens.
 
-Without them, the drafter reads a text that the target has already read, with fewer layers and less context. If the
-drafter's layers have the shape of the target's layers, they can attend to the target's cache. The drafter then
-computes only the keys and values of the drafted tokens.
+The target has already read the verified tokens, with more layers and more context than the drafter. If the drafter's
+layers have the shape of the target's layers, they can attend to the target's cache. The drafter then computes only the
+keys and values of the drafted tokens.
 """
 
 from collections import OrderedDict
@@ -24,19 +24,18 @@ from drafter_trainer.training.collators import IGNORED
 ALONE = 0.15  # share of batches without the target's keys, so that the same weights also draft without them
 DRAFTED = 5  # tokens of a draft, which attend to each other
 _PREFIX_KEY, _PREFIXES = 32, 16  # number of ids that identify a prefix; number of prefixes kept
-_NOWHERE = 2**30  # position of an empty place in the cache
+_NOWHERE = 2**30  # position of an empty entry of the cache
 
 
 class TargetReader:
-    """Read rows with the target and return the keys and values of some of its layers.
+    """A frozen target that reads rows, for the keys and values of some of its layers.
 
-    A prefix that many rows share, such as the examples of a template, is read once. The target is frozen.
+    A prefix that many rows share, such as the examples of a template, is read once.
     """
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
         self.model, self.layers = model.eval().requires_grad_(False), list(layers)
-        # Ids of each prefix, and the target's keys and values by layer, which are empty until a second row shares the
-        # prefix.
+        # Ids of each prefix, and the target's keys and values by layer, empty until a second row shares the prefix
         self._prefixes: OrderedDict[tuple[int, ...], tuple[list[int], list[tuple[torch.Tensor, ...]]]] = OrderedDict()
 
     @torch.no_grad()
@@ -44,8 +43,8 @@ class TargetReader:
         """Read rows of token ids.
 
         Returns:
-            `DynamicCache` of the drafter's layers, and a `torch.Tensor` of shape `(rows, places)`: the position of the
-            token at each place of the cache. Empty places have a position larger than any token's.
+            `DynamicCache` of the drafter's layers, and a `torch.Tensor` of shape `(rows, entries)`: the position of
+            the token in each entry of the cache. The position of an empty entry is larger than that of any token.
         """
         prefixes = [self._prefix(ids) for ids in rows]
         starts = torch.tensor([len(ids) for ids, _ in prefixes])
@@ -75,7 +74,7 @@ class TargetReader:
         return shared, positions.to(self.model.device)
 
     def _prefix(self, ids: list[int]) -> tuple[list[int], list[tuple[torch.Tensor, ...]]]:
-        """Return the prefix that a row shares with earlier ones, and the target's keys and values of all layers."""
+        """Return the prefix that a row shares with earlier rows, and the target's keys and values of all layers."""
         key = tuple(ids[:_PREFIX_KEY])
         prefix, states = self._prefixes.pop(key, (None, []))
         if prefix is None:
@@ -92,16 +91,16 @@ class TargetReader:
             self._prefixes.popitem(last=False)
         return (prefix, states) if states else ([], [])
 
-    def _run(self, ids: torch.Tensor, cache: DynamicCache, **given: torch.Tensor) -> None:
+    def _run(self, ids: torch.Tensor, cache: DynamicCache, **inputs: torch.Tensor) -> None:
         device = self.model.device
-        given = {name: tensor.to(device) for name, tensor in given.items()}
-        self.model.base_model(input_ids=ids.to(device), past_key_values=cache, use_cache=True, **given)
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+        self.model.base_model(input_ids=ids.to(device), past_key_values=cache, use_cache=True, **inputs)
 
 
 class KeySharing:
-    """The batches of a training, with the target's keys and values if the drafter attends to them.
+    """The preparation of training batches, with the target's keys and values if the drafter attends to them.
 
-    The drafter's configuration gains `kv_sharing_layers`.
+    Sets `kv_sharing_layers` in the drafter's configuration.
 
     Raises:
         InputError: If the drafter cannot attend to the target's keys.
@@ -112,26 +111,26 @@ class KeySharing:
         if args.kv_sharing_layers and target is None:
             raise InputError("kv_sharing_layers needs the target: make the drafter with create_drafter")
         config.kv_sharing_layers = list(args.kv_sharing_layers) or getattr(config, "kv_sharing_layers", None)
-        # A drafter whose target is not known is trained without it.
+        # Without a known target, the drafter is trained without key sharing.
         self.layers: list[int] = [] if target is None else config.kv_sharing_layers or []
         self._reader: TargetReader | None = None
         if not self.layers:
             return
-        if args.activation_checkpointing:  # checkpointed layers are given no cache
+        if args.activation_checkpointing:  # checkpointed layers get no cache
             raise InputError("activation_checkpointing cannot be combined with kv_sharing_layers: leave one out")
         if (implementation := config._attn_implementation) not in ("sdpa", "eager"):
             raise InputError(f"kv_sharing_layers cannot be trained with attention {implementation}: use sdpa")
         if (reason := reason_against(model)) is not None:
             raise InputError(f"the drafting loop cannot share keys with this drafter, since {reason}")
-        others, layers = target.load_config().get_text_config(), self.layers
+        target_config, layers = target.load_config().get_text_config(), self.layers
         if len(layers) != config.num_hidden_layers:
             raise InputError(
                 f"kv_sharing_layers names {len(layers)} layers, the drafter has {config.num_hidden_layers}"
             )
-        if not all(0 <= layer < others.num_hidden_layers for layer in layers):
-            raise InputError(f"kv_sharing_layers must be 0 to {others.num_hidden_layers - 1}, got {layers}")
+        if not all(0 <= layer < target_config.num_hidden_layers for layer in layers):
+            raise InputError(f"kv_sharing_layers must be 0 to {target_config.num_hidden_layers - 1}, got {layers}")
         for name in ("num_key_value_heads", "head_dim"):
-            own, other = getattr(config, name, None), getattr(others, name, None)
+            own, other = getattr(config, name, None), getattr(target_config, name, None)
             if own != other:
                 raise InputError(f"kv_sharing_layers needs the target's {name} of {other}, the drafter has {own}")
         self.max_length = min(args.max_length, getattr(config, "sliding_window", None) or args.max_length)
@@ -151,10 +150,10 @@ class KeySharing:
 
 
 def share_keys(batch: dict[str, torch.Tensor], reader: TargetReader, offsets: torch.Tensor) -> dict[str, Any]:
-    """Let a drafter read the completions of a batch in drafts of five tokens, as it reads them in use.
+    """Divide the completions of a batch into drafts of five tokens, which a drafter reads as it reads its own drafts.
 
-    A token attends to the target's keys and values of all tokens before its draft, and to the drafter's own within
-    its draft.
+    A token attends to the target's keys and values of all tokens before its draft, and to the drafter's own keys and
+    values within its draft.
 
     Args:
         batch (`dict`): Batch of `SelfDistilledCollator` with whole prompts, of shapes `(batch, length, ...)`.
@@ -162,20 +161,20 @@ def share_keys(batch: dict[str, torch.Tensor], reader: TargetReader, offsets: to
             than five.
     Returns:
         `dict` of the columns from the last token of each prompt on, with the target's `past_key_values`, a Boolean
-        `attention_mask` of shape `(batch, 1, tokens, places + tokens)`, and `position_ids`.
+        `attention_mask` of shape `(batch, 1, tokens, entries + tokens)`, and `position_ids`.
     """
     lengths, starts = _lengths_and_starts(batch)
     rows = [ids[:length].tolist() for ids, length in zip(batch["input_ids"], lengths.tolist())]
     cache, positions = reader.read(rows)
     device = batch["input_ids"].device
-    place = torch.arange(int((lengths - starts).max()) + 1, device=device)
-    index = (starts - 1)[:, None] + place
+    column = torch.arange(int((lengths - starts).max()) + 1, device=device)
+    index = (starts - 1)[:, None] + column
     moved = _select(batch, index, index < lengths[:, None])
     moved["labels"][:, 0] = IGNORED
     offset = offsets.to(device)[:, None]
-    first = ((place + offset) // DRAFTED * DRAFTED - offset).clamp(min=0)  # place where each token's draft begins
+    first = ((column + offset) // DRAFTED * DRAFTED - offset).clamp(min=0)  # column where each token's draft begins
     verified = positions[:, None] < ((starts - 1)[:, None] + first)[:, :, None]
-    own = (place <= place[:, None]) & (place >= first[:, :, None])
+    own = (column <= column[:, None]) & (column >= first[:, :, None])
     seen = torch.cat((verified, own), dim=2)[:, None]
     return moved | {"past_key_values": cache, "attention_mask": seen, "position_ids": index}
 
@@ -185,7 +184,7 @@ def keep_windows(batch: dict[str, torch.Tensor], window: int | None) -> dict[str
     lengths, starts = (each.tolist() for each in _lengths_and_starts(batch))
     kept = [[*cut_prompt(range(start), window), *range(start, length)] for start, length in zip(starts, lengths)]
     longest, device = max(map(len, kept)), batch["input_ids"].device
-    index = torch.tensor([places + [0] * (longest - len(places)) for places in kept], device=device)
+    index = torch.tensor([columns + [0] * (longest - len(columns)) for columns in kept], device=device)
     real = torch.arange(longest, device=device) < torch.tensor(list(map(len, kept)), device=device)[:, None]
     return _select(batch, index, real) | {"attention_mask": real.long()}
 
@@ -197,7 +196,7 @@ def _lengths_and_starts(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, t
 
 
 def _select(batch: dict[str, torch.Tensor], index: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the columns of a batch at other places, of shape `(batch, places)`; the others are padding."""
+    """Return the columns of a batch at an index of shape `(batch, tokens)`, of which only some tokens are real."""
     rows = torch.arange(len(index), device=index.device)[:, None]
     index = index.clamp(max=batch["input_ids"].shape[1] - 1)
     masks = ("attention_mask", "position_ids")

@@ -12,7 +12,7 @@ def cross_entropy(draft_logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 
     Args:
         draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalized q.
-        labels (`torch.Tensor` of shape `(tokens,)`): The target's tokens; -1, outside the draft vocabulary, costs 0.
+        labels (`torch.Tensor` of shape `(tokens,)`): The target's tokens; -1 (not in the draft vocabulary) has loss 0.
     Returns:
         `torch.Tensor` of shape `(tokens,)`, in nats.
     """
@@ -22,24 +22,24 @@ def cross_entropy(draft_logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 def topk_kl(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
     """Compute KL(p || q) with all ids outside the target's top k merged into one, per token.
 
-    Σ p_i (log p_i - log q_i) over the k ids, plus the same term for the rest of the probability. Merging outcomes
-    never raises a divergence, so this is a lower bound of the whole KL(p || q). It is zero exactly where q equals p on
-    all k ids, and unlike a sum over only the k ids it is never negative.
+    The loss is Σ p_i (log p_i - log q_i) over the k ids, plus the same term for the rest of the probability. It is a
+    lower bound of the whole KL(p || q), because merging outcomes never raises a divergence. It is zero exactly if q
+    equals p on all k ids. Unlike a sum over only the k ids, it is never negative.
 
     Args:
         draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalized q.
-        topk_ids (`torch.Tensor` of shape `(tokens, k)`): The target's most likely ids; -1, outside the draft
-            vocabulary, counts to the rest.
-        topk_logprobs (`torch.Tensor` of shape `(tokens, k)`): log p of them, in nats.
+        topk_ids (`torch.Tensor` of shape `(tokens, k)`): The target's most likely ids; -1 (not in the draft
+            vocabulary) belongs to the rest.
+        topk_logprobs (`torch.Tensor` of shape `(tokens, k)`): log p of these ids, in nats.
     Returns:
         `torch.Tensor` of shape `(tokens,)`, in nats.
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531; the merged rest by the
         data-processing inequality
     """
-    known = topk_ids >= 0
+    drafted = topk_ids >= 0
     log_p = topk_logprobs.float()
     log_q = _log_q(draft_logits, topk_ids)
-    p, q = log_p.exp() * known, log_q.exp() * known
+    p, q = log_p.exp() * drafted, log_q.exp() * drafted
     inside = (p * (log_p - log_q)).sum(dim=-1)
     # Stored log-probabilities are fp16: probabilities may add up to more than 1, and an exact 0 has no logarithm.
     rest_p = (1 - p.sum(dim=-1)).clamp(min=1e-6)
@@ -50,7 +50,7 @@ def topk_kl(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: t
 def topk_tv(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
     """Compute the total variation 1 - Σ min(p, q), the probability that a drafted token is rejected, per token.
 
-    Its gradient vanishes where hardly anything is accepted yet (see `lk_hybrid`).
+    Its gradient vanishes where hardly any token is accepted yet (see `lk_hybrid`).
 
     Args:
         draft_logits, topk_logprobs: As for `topk_kl`.
@@ -66,8 +66,8 @@ def topk_tv(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: t
 def lk_hybrid(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
     """Compute λ KL + (1 - λ) TV with λ = exp(-3 α), per token.
 
-    KL prevails where the drafter is still far from the target, total variation where it is accepted already. α is the
-    probability of acceptance; no gradient goes through λ.
+    KL prevails where the drafter is still far from the target, total variation where most drafts are accepted. α is
+    the probability of acceptance; no gradient goes through λ.
 
     Args:
         draft_logits, topk_ids, topk_logprobs: As for `topk_kl`.
@@ -84,12 +84,12 @@ TOPK_LOSSES = {loss.__name__: loss for loss in (topk_kl, topk_tv, lk_hybrid)}
 
 
 def _log_q(draft_logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Compute log q of some ids of each token; the caller leaves out those of -1."""
+    """Compute log q of some ids of each token; the caller ignores the result of -1."""
     return _LogProbabilities.apply(draft_logits.float(), ids.long().clamp(min=0))
 
 
 class _LogProbabilities(torch.autograd.Function):
-    """Gather from log_softmax, with a gradient in one buffer: for a large vocabulary a second one counts."""
+    """Entries of log_softmax, with a gradient in one buffer: for a large vocabulary a second buffer is costly."""
 
     @staticmethod
     def forward(ctx, logits, ids):

@@ -31,11 +31,11 @@ def encode_document(document: Document, chat: ChatTokenizer, unshown: Counter[st
     end = chat.tokenizer.eos_token_id
     if end is None:
         raise InputError(
-            "the target's tokenizer has no end token, with which each text has to end: name one of its tokens as "
-            "eos_token in its tokenizer_config.json"
+            "the target's tokenizer has no end token, which each text needs: name one of its tokens as eos_token in "
+            "its tokenizer_config.json"
         )
     ids = chat.encode_text(document.text, add_special_tokens=True)
-    return [*ids] if ids[-1:] == [end] else [*ids, end]  # some tokenizers add it themselves
+    return [*ids] if ids[-1:] == [end] else [*ids, end]  # some tokenizers add the end token
 
 
 def read_token_ids(
@@ -52,9 +52,9 @@ def read_token_ids(
 
     Args:
         limit (`int`, *optional*): Maximum number of documents.
-        drops (`Counter[str]`): Counts what is left out, by reason.
+        drops (`Counter[str]`): Receives the number of dropped documents, by reason.
         share (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Index of a worker and number of workers. Documents
-            are assigned to the workers round-robin; unreadable rows are counted by the first.
+            are assigned to the workers round-robin; the first worker counts unreadable rows.
     """
     worker, workers = share
     documents = read_documents(corpus, pair, split, drops if worker == 0 else None)
@@ -84,7 +84,7 @@ def pack(documents: Iterable[list[int]], length: int) -> Iterator[list[int]]:
 def pack_texts(rows: Any, target: Target | None, length: int) -> Any:
     """Tokenize and pack a dataset of `text`, `messages` or `conversations` into rows of `length` tokens.
 
-    Rows of `input_ids` are packed already.
+    Rows of `input_ids` are packed already and are returned unchanged.
     """
     if not isinstance(rows, Dataset) or "input_ids" in rows.column_names:
         return rows
@@ -94,7 +94,7 @@ def pack_texts(rows: Any, target: Target | None, length: int) -> Any:
         )
     if target is None:
         raise InputError(
-            "the target, whose tokenizer packs the text, is not known: make the drafter with create_drafter"
+            "the drafter's target, whose tokenizer is needed, is not known: make the drafter with create_drafter"
         )
     chat = target.load_chat()
 
@@ -113,7 +113,7 @@ def pack_texts(rows: Any, target: Target | None, length: int) -> Any:
 def pack_corpora(
     corpora: Sequence[str], target: Target, folder: Path, length: int, workers: int = 1, **reading: Any
 ) -> tuple[Dataset, dict[str, Any]]:
-    """Tokenize and pack corpora, one after the other; what is in the folder already is not packed again.
+    """Tokenize and pack corpora, one after the other; rows that the folder has already are not packed again.
 
     Args:
         folder (`Path`): Folder of documents and packed rows.
@@ -121,11 +121,11 @@ def pack_corpora(
         workers (`int`, *optional*, defaults to `1`): Number of processes that read.
         reading: `pair`, `split` and `limit` as for `read_token_ids`, and `questions`, the question sets to leave out.
     Returns:
-        `tuple` of the rows of `input_ids`, and of the number of rows and tokens and what was dropped, by reason.
+        `tuple` of the rows of `input_ids`, and of the numbers of rows, tokens, and dropped documents by reason.
     Raises:
         InputError: If a corpus cannot be read, or has less text than a row.
     """
-    # `datasets` divides the one list among these among the processes.
+    # `datasets` divides `shares`, the only list in these arguments, among the processes.
     given = reading | {"corpora": tuple(corpora), "target": target, "shares": [(n, workers) for n in range(workers)]}
     try:
         documents = Dataset.from_generator(
@@ -166,7 +166,7 @@ def _read_documents(
     questions: Sequence[str] = (),
     limit: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the token ids of documents, and a row without ids for each thing that was dropped."""
+    """Yield the token ids of documents, and a row without ids for each drop."""
     chat, decontaminator = target.load_chat(), load_decontaminator(questions, pair)
     for share, corpus in itertools.product(shares, corpora):
         drops: Counter[str] = Counter()

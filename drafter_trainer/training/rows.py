@@ -47,7 +47,7 @@ class Rows:
     pair: Pair | None = None
 
     def __len__(self) -> int:
-        """Number of training rows."""
+        """Return the number of training rows."""
         return sum(table.num_rows for table in RowStore(self.path / "train").tables(["key"]))
 
     @property
@@ -157,7 +157,7 @@ def load_rows(folders: Path | Sequence[Path], target: Target, topk: bool = True)
 def prepare_rows(rows: Any) -> Any:
     """Check the columns of a dataset of rows, and add the `length` of prompt and completion, in tokens.
 
-    `completion_ids` may be called `response_ids`. Other kinds of datasets are returned as they are.
+    `completion_ids` may be called `response_ids`. Datasets of other classes are returned as they are.
 
     Raises:
         InputError: If `prompt_ids` or `completion_ids` are missing, or there are no rows.
@@ -190,7 +190,7 @@ def _count_tokens(rows: Dataset, column: str) -> np.ndarray:
 
 def lacks_topk(rows: Any) -> bool:
     """Return whether some rows are known to lack the target's log-probabilities."""
-    if isinstance(rows, dict):  # of several datasets
+    if isinstance(rows, dict):  # several datasets by name
         return any(map(lacks_topk, rows.values()))
     name = _TOPK[-1]
     if isinstance(rows, Dataset):
@@ -209,13 +209,13 @@ def check_target(store: RowStore, target: Target) -> None:
                 )
 
 
-def fill_up(rows: Dataset, args: TrainingArguments, nothing: dict[str, Any]) -> Dataset:
+def fill_up(rows: Dataset, args: TrainingArguments, filler: dict[str, Any]) -> Dataset:
     """Add copies of a row without supervised tokens, so that all processes get the same number of rows.
 
-    Otherwise accelerate would repeat rows.
+    Without these copies, accelerate would repeat rows.
     """
     lacking = -len(rows) % (args.world_size * args.per_device_train_batch_size) if args.world_size > 1 else 0
-    return concatenate_datasets([rows, Dataset.from_list([nothing] * lacking, rows.features)]) if lacking else rows
+    return concatenate_datasets([rows, Dataset.from_list([filler] * lacking, rows.features)]) if lacking else rows
 
 
 def group_rows(lengths: Sequence[int], tokens: int, seed: int) -> list[np.ndarray]:
@@ -242,11 +242,11 @@ class GroupedRows(torch.utils.data.Dataset):
     """Groups of rows as a dataset: one item is a whole batch.
 
     The Trainer shuffles the groups, divides them among processes and resumes as with rows. If the groups cannot be
-    divided evenly, some processes get `nothing`, a row without supervised tokens.
+    divided evenly, some processes get `filler`, a row without supervised tokens.
     """
 
-    def __init__(self, rows: Dataset, args: DrafterTrainingArguments, nothing: dict[str, Any]) -> None:
-        self.rows, self.nothing = rows, nothing
+    def __init__(self, rows: Dataset, args: DrafterTrainingArguments, filler: dict[str, Any]) -> None:
+        self.rows, self.filler = rows, filler
         lengths = rows.select_columns("length").with_format("arrow")[:]["length"].to_numpy()
         self.groups = group_rows(np.minimum(lengths, args.max_length), args.per_device_train_tokens, args.seed)
         self.groups += [np.empty(0, dtype=int)] * (-len(self.groups) % args.world_size)
@@ -258,6 +258,6 @@ class GroupedRows(torch.utils.data.Dataset):
         """Return the rows of groups; torch's loader passes them to the collator."""
         chosen = np.concatenate([self.groups[number] for number in numbers])
         if len(chosen) == 0:
-            return [self.nothing]
+            return [self.filler]
         columns = self.rows[chosen]
         return [dict(zip(columns, values)) for values in zip(*columns.values())]

@@ -143,9 +143,9 @@ class DrafterTrainer(TokenMeanTrainer):
                 facts[name] = len(rows)
         self._response_tokens = count_response_tokens(train_dataset)
         if isinstance(train_dataset, datasets.Dataset):
-            nothing = train_dataset[0] | {"response_ids": []}
+            filler = train_dataset[0] | {"response_ids": []}
             group = GroupedRows if args.per_device_train_tokens else fill_up
-            train_dataset = group(train_dataset, args, nothing)
+            train_dataset = group(train_dataset, args, filler)
         elif args.per_device_train_tokens and train_dataset is not None:
             raise InputError(
                 "per_device_train_tokens needs a datasets.Dataset as train_dataset: give one, or leave it out"

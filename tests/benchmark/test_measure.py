@@ -132,7 +132,7 @@ def test_conversation_beyond_the_context_is_named_before_anything_is_measured(
     """Outputs of earlier turns fill the context too; the last conversation must not end hours of measuring."""
     asked = scripted(monkeypatch, {PLAIN: ([7], 1.0)})
     turns = conversation("Wort " * 60, "Wort " * 60)
-    with pytest.raises(InputError, match=r"question q/2: .* and 400 new ones exceed the target's context of 512"):
+    with pytest.raises(InputError, match=r"question q/2: .* and 400 new tokens exceed the target's context of 512"):
         measure(target_model, ChatTokenizer(tokenizer), turns, [Method(PLAIN)], Setting(0.0, 0, 200), tmp_path / "j")
     assert asked == []
 

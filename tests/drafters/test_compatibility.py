@@ -216,5 +216,5 @@ def test_drafter_without_a_network_takes_the_size() -> None:
 def test_vocabulary_that_lacks_tokens_is_refused(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
     """What is missing is no padding then: the drafter was cut down, and its ids may be of anything."""
     folder = write_drafter(tmp_path, padded(make_model(tokenizer, layers=1), 390), tokenizer)
-    with pytest.raises(InputError, match="vocabulary of 390, the target one of 400, their tokenizer one of 400"):
+    with pytest.raises(InputError, match="vocabulary of 390 ids, the target of 400 and their tokenizer of 400"):
         load_drafter(str(folder), target_model, tokenizer)

@@ -51,7 +51,7 @@ def test_ids_that_do_not_fit_are_rejected(tmp_path: Path, ids: list, vocabulary:
     """Ids beyond the head fail within a kernel; unordered or doubled ones draft other tokens than were meant."""
     path = tmp_path / "draft_vocabulary.safetensors"
     path.write_bytes(vocabulary_bytes(torch.tensor(ids, dtype=torch.int64)))
-    with pytest.raises(ValueError, match="has no ascending ids below 8: it is of another tokenizer"):
+    with pytest.raises(ValueError, match="has no ascending ids below 8: it is for another tokenizer"):
         read_vocabulary(path, vocabulary)
 
 

@@ -18,10 +18,10 @@ from drafter_trainer.decoding import metrics
 _INPUTS = """
 Args:
     drafted (`list[int]`): Number of tokens drafted in each round, one round for each target pass.
-    accepted (`list[int]`): Number of them in the output.
+    accepted (`list[int]`): Number of these tokens in the output.
     rejected (`list[bool]`): Whether the target chose another token than the draft.
-    tokens (`int`, *optional*): Tokens of all outputs. By default the accepted tokens plus one for each round: one too
-        many for each output that ends within its accepted tokens.
+    tokens (`int`, *optional*): Number of tokens of all outputs. Defaults to the accepted tokens plus one for each
+        round, which is one too many for each output that ends within an accepted draft.
 Returns:
     `dict` with `acceptance_rate`, `alpha`, `mean_accepted_tokens` and `acceptance_by_position`, as
     `drafter_trainer.decoding.metrics` defines them.

@@ -66,13 +66,13 @@ def read_vocabulary(path: Path, vocabulary: int) -> torch.Tensor:
     with safe_open(path, framework="pt") as file:
         ids = file.get_tensor("ids").long()
     if ids.ndim != 1 or len(ids) == 0 or bool((ids.diff() <= 0).any()) or ids[0] < 0 or ids[-1] >= vocabulary:
-        raise ValueError(f"{path} has no ascending ids below {vocabulary}: it is of another tokenizer")
+        raise ValueError(f"{path} has no ascending ids below {vocabulary}: it is for another tokenizer")
     return ids
 
 
 def _read_undamaged(name: str, files: dict[str, str], find: Callable[[str], Path | None], read: Callable):
     """Read an optional file; return `None`, with a warning, if it is damaged."""
-    if name not in files:  # a file of an earlier drafter
+    if name not in files:  # a file of this name would be one of an earlier drafter
         return None
     path = find(name)
     try:
@@ -82,6 +82,6 @@ def _read_undamaged(name: str, files: dict[str, str], find: Callable[[str], Path
             raise SafetensorError(f"its SHA-256 is not the {files[name]} of {DESCRIPTION}")
         return read(path)
     except (SafetensorError, OSError) as error:
-        message = f"{path or name} is damaged ({error}), drafting goes on without it: download it again"
+        message = f"{path or name} is damaged ({error}), and drafting continues without it: download it again"
         warnings.warn(message, stacklevel=3)
         return None

@@ -30,7 +30,7 @@ from transformers.generation.stopping_criteria import (
 
 TokenizerLoader = Callable[[], PreTrainedTokenizerBase | None]
 
-# They depend on their earlier calls, and verification calls them with drafted tokens that it then rejects.
+# These processors depend on their earlier calls. Verification also calls them with drafts that are then rejected.
 _STATEFUL_PROCESSORS = (UnbatchedClassifierFreeGuidanceLogitsProcessor, SynthIDTextWatermarkLogitsProcessor)
 _REPLACEMENT = "\ufffd"  # the decoded form of an incomplete character
 _LEADING = "abcdef"
@@ -40,7 +40,7 @@ _LEADING = "abcdef"
 class Call:
     """A call of the target's `generate`.
 
-    Assisted decoding copies its settings once a call and passes that copy in every round, so they identify the call.
+    Assisted decoding copies the settings once a call and passes the copy in every round, so `settings` identifies it.
     """
 
     settings: GenerationConfig
@@ -57,7 +57,7 @@ class Call:
         inputs_embeds: torch.Tensor | None,
         load_tokenizer: TokenizerLoader,
     ) -> "Call":
-        """Read the settings of the call, and those that transformers does not pass to an assistant.
+        """Read the settings of the call, including those that transformers does not pass to an assistant.
 
         Raises:
             ValueError: If the target would read a part of the prompt twice, or never end.
@@ -83,8 +83,8 @@ class Call:
                 lengths.append(criterion.max_length)
                 if lengths[-1] > (limit := caller["generation_config"].max_length):
                     raise ValueError(
-                        f"a MaxLengthCriteria lets generate continue to {lengths[-1]} tokens, its max_length or "
-                        f"max_new_tokens to {limit}, where assisted decoding would never end: give one of them"
+                        f"a MaxLengthCriteria lets generate continue to {lengths[-1]} tokens, but max_length or "
+                        f"max_new_tokens to {limit}: assisted decoding would never end, so give only one of them"
                     )
             elif type(criterion) is not MaxTimeCriteria:
                 reasons.append(
@@ -106,10 +106,10 @@ class Call:
 
 
 def calling_loop() -> dict[str, Any]:
-    """Return the variables of the assisted decoding that is calling, `{}` if another loop is.
+    """Return the variables of the assisted decoding that is calling, or `{}` if another loop is calling.
 
-    transformers 5.23 passes neither its stopping criteria nor its cache to an assistant, and gives wrong output in
-    silence if they are the user's own.
+    transformers 5.23 passes neither stopping criteria nor cache to an assistant. With criteria or a cache of the
+    user's own, the output would be wrong without an error.
     """
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_name != "_assisted_decoding":
@@ -118,30 +118,30 @@ def calling_loop() -> dict[str, Any]:
 
 
 def _check_cache(caller: dict[str, Any]) -> None:
-    """Raise an error if the target's cache holds a part of the prompt that it is about to read again."""
+    """Raise an error if the target's cache already holds a part of the prompt that would be read again."""
     if "outputs" not in caller or caller["outputs"] is not None:  # not the first pass of this call
         return
-    given = caller["model_kwargs"]
-    cache, positions = given.get("past_key_values"), given.get("position_ids")
+    inputs = caller["model_kwargs"]
+    cache, positions = inputs.get("past_key_values"), inputs.get("position_ids")
     cached = 0 if cache is None else cache.get_seq_length()
-    # Positions are those of the whole text, even if only the tokens of a new turn are given.
+    # Positions are those of the whole text, even if only the tokens of a new turn are passed.
     if cached and (positions is None or positions.shape[-1] == caller["input_ids"].shape[1]):
         raise ValueError(
-            f"generate was given past_key_values that hold {cached} tokens of the prompt, which assisted decoding "
-            "would read again: pass only the tokens of the new turn, with the attention mask of the whole text, or no "
+            f"generate got past_key_values that hold {cached} tokens of the prompt, which assisted decoding would "
+            "read again: pass only the tokens of the new turn, with the attention mask of the whole text, or no "
             "past_key_values"
         )
 
 
 def _listed(value: Any) -> list[Any]:
-    """Return the entries of a setting that may be one, several or none."""
+    """Return the entries of a setting that may be `None`, a value or a collection of values."""
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple, set)) else [value]
 
 
 class TokenTexts(NamedTuple):
-    """The bytes that each token of a vocabulary adds to a text, by id, and sorted."""
+    """The bytes that each token of a vocabulary adds to a text: by id, and in ascending order."""
 
     by_id: dict[int, bytes]
     ascending: list[tuple[bytes, int]]
@@ -153,7 +153,7 @@ class TokenTexts(NamedTuple):
 
 
 class Endings:
-    """The tokens that end a text: given ids, and those that complete a stop string."""
+    """The tokens that end a text: some ids, and the tokens that complete a stop string."""
 
     def __init__(self, stop_strings: Iterable[str], ids: Iterable[int], texts: TokenTexts) -> None:
         stops = [stop.encode() for stop in stop_strings]
@@ -162,32 +162,32 @@ class Endings:
         # Every proper prefix of a stop string, with the rest of the string
         self._begun = [(stop[:size], stop[size:]) for stop in stops for size in range(1, len(stop))]
         self._always = {token for token, text in texts.by_id.items() if any(stop in text for stop in stops)} | set(ids)
-        self._found: dict[tuple[bytes, ...], EndingIds] = {}
+        self._by_missing: dict[tuple[bytes, ...], EndingIds] = {}
 
     def text(self, token: int) -> bytes:
         """Return the bytes that a token adds to the text."""
         return self._texts.by_id.get(token, b"")
 
-    def tail(self, known: list[int]) -> bytes:
+    def tail(self, token_ids: list[int]) -> bytes:
         """Return the end of a text, long enough to contain every stop string that a token could complete."""
         tail = b""
-        for token in reversed(known):
+        for token in reversed(token_ids):
             if len(tail) >= self._longest - 1:
                 break
             tail = self.text(token) + tail
         return tail
 
-    def behind(self, tail: bytes) -> "EndingIds":
-        """Return the tokens that end a text with this tail."""
+    def after(self, tail: bytes) -> "EndingIds":
+        """Return the tokens that end a text if they follow this tail."""
         missing = tuple(rest for begun, rest in self._begun if tail.endswith(begun))
-        if missing not in self._found:
+        if missing not in self._by_missing:
             completing = itertools.chain.from_iterable(map(self._texts.starting_with, missing))
-            self._found[missing] = EndingIds(self._always.union(completing))
-        return self._found[missing]
+            self._by_missing[missing] = EndingIds(self._always.union(completing))
+        return self._by_missing[missing]
 
 
 class EndingIds:
-    """The tokens that end one text."""
+    """The tokens that would end one text."""
 
     def __init__(self, ids: Iterable[int] = ()) -> None:
         self._ids = frozenset(ids)
@@ -220,8 +220,8 @@ def endings_of(
 def texts_of(tokenizer: PreTrainedTokenizerBase) -> TokenTexts:
     """Return the bytes that each token of a tokenizer adds to a text.
 
-    Each token is decoded after other text, since decoding strips a leading space; bytes, since tokens may end inside
-    of characters.
+    Each token is decoded after other text, since decoding strips a leading space. Texts are bytes, since a token may
+    end inside a character.
     """
     leading = tokenizer.convert_ids_to_tokens(tokenizer(_LEADING, add_special_tokens=False)["input_ids"])
     bytes_of = {character: byte for byte, character in bytes_to_unicode().items()}
@@ -231,9 +231,9 @@ def texts_of(tokenizer: PreTrainedTokenizerBase) -> TokenTexts:
         text = text[text.index(_LEADING) + len(_LEADING) :]
         if _REPLACEMENT not in text:
             by_id[token_id] = text.encode()
-        elif found := re.fullmatch("<0x([0-9A-Fa-f]{2})>", token):  # a byte of a SentencePiece vocabulary
-            by_id[token_id] = bytes.fromhex(found[1])
-        else:  # a token of a byte-level vocabulary, or a text that has this very character
-            known = all(character in bytes_of for character in token)
-            by_id[token_id] = bytes(map(bytes_of.get, token)) if known else text.encode()
+        elif byte := re.fullmatch("<0x([0-9A-Fa-f]{2})>", token):  # a byte of a SentencePiece vocabulary
+            by_id[token_id] = bytes.fromhex(byte[1])
+        else:  # a token of a byte-level vocabulary, or a text that contains the replacement character itself
+            is_byte_level = all(character in bytes_of for character in token)
+            by_id[token_id] = bytes(map(bytes_of.get, token)) if is_byte_level else text.encode()
     return TokenTexts(by_id, sorted((text, token_id) for token_id, text in by_id.items()))

@@ -1,4 +1,4 @@
-"""The drafting loop: one call of the drafter's `generate`, from the known text to a draft."""
+"""The drafting loop: one call of the drafter's `generate`, from the verified text to a draft."""
 
 import time
 from collections.abc import Callable, Collection
@@ -27,7 +27,7 @@ from .sources import (
 
 _STEP_SMOOTHING = 0.1
 _SAMPLED_TOKENS = 1.5  # tokens per target pass that sampling starts from
-_ASK_ANYHOW = 16  # rounds, after which a network that gained nothing is asked again
+_ASK_ANYHOW = 16  # a network that gained nothing is asked again every 16 rounds
 
 
 class DraftingLoop:
@@ -69,7 +69,7 @@ class DraftingLoop:
 
     def draft(
         self,
-        known: list[int],
+        verified: list[int],
         limit: int,
         process: Callable[[list[int], torch.Tensor], torch.Tensor] | None = None,
         sampling: bool = False,
@@ -80,7 +80,7 @@ class DraftingLoop:
         """Draft the continuation of a text.
 
         Args:
-            known (`list[int]`): Prompt and output so far.
+            verified (`list[int]`): Prompt and output so far.
             limit (`int`): Maximum number of drafted tokens.
             process (callable, *optional*): The target's processors, from `(context, logits of shape (vocabulary,))`
                 to logits.
@@ -89,9 +89,9 @@ class DraftingLoop:
         Returns:
             `list[Proposal]`, empty if a draft would cost more than it yields.
         """
-        self._follow(known, sampling)
+        self._follow(verified, sampling)
         if cache is not None and self._network_source is not None:
-            self._network_source.share(cache, known)
+            self._network_source.share(cache, verified)
         limit = min(limit, self.settings.longest_draft, self._curve.longest - 1)
         if endings is not None and process is None:
             process = _unprocessed  # logits over the whole vocabulary, as endings are
@@ -100,13 +100,13 @@ class DraftingLoop:
         draft: list[Proposal] = []
         reach: list[float] = []
         least = 0
-        ending, tail = NO_ENDING, b"" if endings is None else endings.tail(known)
+        ending, tail = NO_ENDING, b"" if endings is None else endings.tail(verified)
         while len(draft) < limit:
             reached = reach[-1] if reach else 1.0
             if draft and reached < least_reach(len(draft), limit, self._curve, rate):
                 break
             if endings is not None:
-                ending = endings.behind(tail)
+                ending = endings.after(tail)
             proposal = self._propose(draft, reached, rate, limit, process, ending)
             if proposal is None:
                 break
@@ -118,27 +118,27 @@ class DraftingLoop:
                 least = len(draft)  # a sampled token must stay
             if proposal.token in end_ids:
                 break
-        # No fillers with stop strings, which one could complete, and none for plain decoding, which has no clock.
+        # No fillers with stop strings, which a filler could complete, nor for plain decoding, which has no clock.
         longest = limit if endings is None and self.settings.sources else len(draft)
         length = best_length(reach, longest, self._curve, rate, least)
-        self._draft = (draft + [Proposal(known[-1], FILLER, 0.0)] * (length - len(draft)))[:length]
+        self._draft = (draft + [Proposal(verified[-1], FILLER, 0.0)] * (length - len(draft)))[:length]
         if self._clocked:
             self._returned_at = self.clock()
         return self._draft
 
     def forget(self) -> None:
-        """Begin a new text, even if the next one continues the last, as a chat's next turn may."""
+        """Begin a new text, even if the next text continues this one, as a chat's next turn may."""
         self._begin([], self._sampling)
 
-    def _follow(self, known: list[int], sampling: bool) -> None:
-        """Learn from the tokens accepted of the last draft, or begin a new text if `known` does not continue it."""
-        old, draft = self._known, self._draft
-        grown = len(known) - len(old)
-        continues = 0 < grown <= len(draft) + 1 and known[: len(old)] == old and sampling == self._sampling
+    def _follow(self, verified: list[int], sampling: bool) -> None:
+        """Learn how much of the last draft was accepted, or begin a new text if `verified` does not continue it."""
+        old, draft = self._verified, self._draft
+        grown = len(verified) - len(old)
+        continues = 0 < grown <= len(draft) + 1 and verified[: len(old)] == old and sampling == self._sampling
         if not old or not continues:  # a prompt of one token continues nothing
-            self._begin(known, sampling)
+            self._begin(verified, sampling)
             return
-        new = known[len(old) :]
+        new = verified[len(old) :]
         gained = 0
         for proposal, token in zip(draft, new):
             accepted = proposal.token == token
@@ -154,12 +154,12 @@ class DraftingLoop:
         self._rounds += 1
         self._lookup.extend(new)
         if self._network_source is not None:
-            self._network_source.follow(known, len(old))
-        self._known = list(known)
+            self._network_source.follow(verified, len(old))
+        self._verified = list(verified)
 
-    def _begin(self, known: list[int], sampling: bool) -> None:
+    def _begin(self, verified: list[int], sampling: bool) -> None:
         settings = self.settings
-        self._known, self._draft, self._sampling, self._rounds = list(known), [], sampling, 0
+        self._verified, self._draft, self._sampling, self._rounds = list(verified), [], sampling, 0
         # Sampling uses the stored costs, so that the same seed samples the same tokens.
         self._clocked = self.clock is not None and not sampling
         self._curve = self._clocked_curve if self._clocked else self._stored_curves[sampling]
@@ -167,13 +167,13 @@ class DraftingLoop:
         if self.memory is not None:
             calibration = calibration | {MEMORY: self.memory.calibration(calibration[LOOKUP], sampling)}
         self._estimator = AcceptanceEstimator(calibration)
-        # No lower bound with a clock: it corrects only lengths that were tried, and others look dear next to plain
-        # decoding.
+        # No lower bound with a clock: it corrects only the times of lengths that were tried, and all other lengths
+        # would look slow next to plain decoding.
         least = 0.0 if self._clocked else 1 / self._curve(1)
         self._rate = throughput(_SAMPLED_TOKENS if sampling else settings.tokens_per_pass, self._curve, least)
         self._gain = network_gain(settings.network_gain)
         self._lookup = PromptLookup()
-        self._lookup.extend(known)
+        self._lookup.extend(verified)
         # Without lookup only one source is compared: the memory is not asked either.
         sources = {LOOKUP: self._lookup, NGRAM: self.table, MEMORY: self.memory}
         sources = sources if LOOKUP in settings.sources else {NGRAM: self.table}
@@ -181,16 +181,16 @@ class DraftingLoop:
             name: source for name, source in sources.items() if source is not None
         }
         if self._network_source is not None:
-            self._network_source.begin(len(known))
+            self._network_source.begin(len(verified))
 
     def _propose(self, draft, reached, rate, limit, process, ending: EndingIds) -> Proposal | None:
         """Ask the quick sources, and the network if its gain is worth a step; return the proposal to be drafted."""
         drafted = [proposal.token for proposal in draft]
-        best = propose_surest(self._estimator, self._quick_sources, self._known[-TAIL:] + drafted)
+        best = propose_surest(self._estimator, self._quick_sources, self._verified[-TAIL:] + drafted)
         if best is not None and best.token in ending:
             return None
         network = self._network_source
-        if network is None or not network.has_room(len(self._known) + len(drafted)):
+        if network is None or not network.has_room(len(self._verified) + len(drafted)):
             return best
         needed = reached * (1 - (0.0 if best is None else best.probability))
         ask_anyhow = best is None and not draft and self._rounds % _ASK_ANYHOW == 0
@@ -199,7 +199,7 @@ class DraftingLoop:
             return best
         started = self.clock() if self._clocked else None
         self._asked += needed
-        proposed = network.propose(self._known + drafted, process, self._sampling, ending)
+        proposed = network.propose(self._verified + drafted, process, self._sampling, ending)
         if started is not None and network.unread == 1:
             elapsed = 1000 * (self.clock() - started)
             self._clocked_step += _STEP_SMOOTHING * (min(elapsed, 4 * self._clocked_step) - self._clocked_step)

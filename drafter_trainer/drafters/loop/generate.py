@@ -30,8 +30,8 @@ def generate(model, input_ids=None, generation_config=None, logits_processor=Non
         token was sampled. `past_key_values` is `None`: the loop keeps its own.
     """
     if not getattr(generation_config, "is_assistant", False):
-        given = {"input_ids": input_ids, "max_new_tokens": max_new_tokens}
-        kwargs |= {name: value for name, value in given.items() if value is not None}
+        named = {"input_ids": input_ids, "max_new_tokens": max_new_tokens}
+        kwargs |= {name: value for name, value in named.items() if value is not None}
         kwargs |= {"generation_config": generation_config, "logits_processor": logits_processor}
         return type(model).generate(model, **kwargs)
     embeds = kwargs.get("inputs_embeds")
@@ -85,7 +85,7 @@ class NoScores:
 
     Assisted decoding (transformers 5.23) gets candidates without scores from prompt lookup. It then samples its own
     tokens and keeps the draft as far as both agree, which accepts a certain token with p(token). It accepts an empty
-    draft too, which fails with scores.
+    draft too; with scores, an empty draft fails.
     """
 
     @classmethod
@@ -146,7 +146,7 @@ def _load_tokenizer(model) -> PreTrainedTokenizerBase | None:
 
 
 def _commit() -> str | None:
-    # These files are copied into a folder with the commit's name, which the model does not know.
+    # transformers copies these files into a folder named after the commit, which the model does not know.
     return next((part for part in Path(__file__).parts if re.fullmatch("[0-9a-f]{40}", part)), None)
 
 

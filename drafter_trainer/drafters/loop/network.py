@@ -14,7 +14,7 @@ from .weights import Norm, Weight
 
 _FIRST_CAPACITY = 512
 _PIECE = 512
-# model_type -> whether a norm's stored weight is less by one, and whether embeddings are scaled by sqrt(width)
+# model_type -> whether a norm stores its weight minus one, and whether embeddings are scaled by sqrt(width)
 FAMILIES = {
     "llama": (False, False),
     "mistral": (False, False),
@@ -26,7 +26,7 @@ FAMILIES = {
 
 
 def reason_against(model) -> str | None:
-    """Return why `LeanNetwork` cannot run a model, or `None` if it can."""
+    """Return the reason why `LeanNetwork` cannot run a model, or `None` if it can."""
     config = model.config
     if config.model_type not in FAMILIES:
         return f"{config.model_type} is none of the families {', '.join(FAMILIES)}"
@@ -51,7 +51,7 @@ class LayerKind(NamedTuple):
 
 
 class LayerView(NamedTuple):
-    """The positions that layers of one kind attend to: cosines and sines of the tokens, and a part of the cache.
+    """The positions to which layers of one kind attend: cosines and sines of the tokens, and a part of the cache.
 
     The mask has one row for each query of a key-value head, 0 where it attends and -inf elsewhere.
     """
@@ -101,8 +101,8 @@ class LeanNetwork:
     def share(self, cache, start: int, end: int) -> bool:
         """Replace the network's own keys and values by the target's, if it was trained with them.
 
-        Positions from `start` to `end` are replaced, where the network continues; the cache must hold `end` tokens of
-        one sequence. Returns whether they were replaced: not if the cache has other tokens or shapes.
+        Positions from `start` to `end` are replaced, and the network continues at `end`. The cache must hold `end`
+        tokens of one sequence. Returns `False`, and replaces nothing, if the cache has other tokens or shapes.
         """
         kept = self._shared_layers(cache, end)
         if kept is None or end > self.limit:
@@ -110,9 +110,9 @@ class LeanNetwork:
         self._make_room(end)
         for layer, keys, values in zip(kept, self._keys, self._values):
             first = end - layer.keys.shape[-2]  # a sliding window has dropped earlier tokens
-            place = slice(max(start, first), end)
-            keys[:, place] = layer.keys[0, :, place.start - first :]
-            values[:, place] = layer.values[0, :, place.start - first :]
+            positions = slice(max(start, first), end)
+            keys[:, positions] = layer.keys[0, :, positions.start - first :]
+            values[:, positions] = layer.values[0, :, positions.start - first :]
         self.length = end
         return True
 
@@ -144,18 +144,18 @@ class LeanNetwork:
             raise ValueError(f"{end} tokens exceed the drafter's context of {self.limit}")
         self._make_room(end)
         # In pieces: the memory for the attention of a whole prompt would grow with the square of its length.
-        for place in range(0, len(token_ids), _PIECE):
-            hidden = self._read_piece(token_ids[place : place + _PIECE])
+        for start in range(0, len(token_ids), _PIECE):
+            hidden = self._read_piece(token_ids[start : start + _PIECE])
         return self.logits(hidden[-1:])[0]
 
     def _read_piece(self, token_ids: list[int]) -> torch.Tensor:
         start, self.length = self.length, self.length + len(token_ids)
-        place = slice(start, self.length)
-        return self.forward(torch.tensor(token_ids, device=self.device), place, self._view(place))
+        positions = slice(start, self.length)
+        return self.forward(torch.tensor(token_ids, device=self.device), positions, self._view(positions))
 
-    def _view(self, place: slice) -> dict[LayerKind, LayerView]:
+    def _view(self, positions: slice) -> dict[LayerKind, LayerView]:
         """Return the views of tokens at positions of one sequence, by kind of layer."""
-        start, end = place.start, place.stop
+        start, end = positions.start, positions.stop
         views = {}
         for kind in self.kinds:
             first, mask = 0 if kind.window is None else max(0, start - kind.window + 1), None
@@ -165,7 +165,7 @@ class LeanNetwork:
                 mask = after if kind.window is None else after + mask.tril(start - kind.window - first)
                 mask = mask.repeat(self.heads // self.key_value_heads, 1)
             cosines, sines = self._rotations[kind]
-            views[kind] = LayerView(cosines[place], sines[place], slice(first, end), mask)
+            views[kind] = LayerView(cosines[positions], sines[positions], slice(first, end), mask)
         return views
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
@@ -173,14 +173,14 @@ class LeanNetwork:
         return self.head(self.norm(x)).float()
 
     def forward(
-        self, ids: torch.Tensor, place: slice | torch.Tensor, views: dict[LayerKind, LayerView]
+        self, ids: torch.Tensor, positions: slice | torch.Tensor, views: dict[LayerKind, LayerView]
     ) -> torch.Tensor:
-        """Run the layers on `ids`, with `place` for their keys and values; return hidden states `(tokens, width)`."""
+        """Run the layers on `ids` at positions of the cache; return hidden states of shape `(tokens, width)`."""
         x = F.embedding(ids, self.embeddings)
         if self.embedding_scale is not None:
             x = x * self.embedding_scale
         for layer, keys, values in zip(self.layers, self._keys, self._values):
-            attended = layer.output(self._attend(layer, x, place, views[layer.kind], keys, values))
+            attended = layer.output(self._attend(layer, x, positions, views[layer.kind], keys, values))
             x = x + (attended if layer.attended_norm is None else layer.attended_norm(attended))
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
             activated = layer.down(self.activation(gate) * up)
@@ -197,16 +197,16 @@ class LeanNetwork:
         turned = torch.addcmul(turned * view.cosines, turned.roll(self.head_dim // 2, dims=-1), view.sines)
         return turned[: self.heads], turned[self.heads :], fused[-self.key_value_heads :]
 
-    def _attend(self, layer, x, place, view, keys, values) -> torch.Tensor:
-        queries, keys[:, place], values[:, place] = self._project(layer, x, view)
-        # Heads that share keys are given as further tokens: grouped heads take twice as long (torch 2.13).
+    def _attend(self, layer, x, positions, view, keys, values) -> torch.Tensor:
+        queries, keys[:, positions], values[:, positions] = self._project(layer, x, view)
+        # Heads that share keys are passed as further tokens: grouped heads take twice as long (torch 2.13).
         queries = queries.reshape(1, self.key_value_heads, -1, self.head_dim)
         seen = keys[None, :, view.seen], values[None, :, view.seen]
         attended = F.scaled_dot_product_attention(queries, *seen, attn_mask=view.mask, scale=self.scale)
         return attended.view(self.heads, len(x), self.head_dim).transpose(0, 1).reshape(len(x), -1)
 
     def _make_room(self, tokens: int) -> None:
-        """Grow the cache, if need be, to hold this number of tokens."""
+        """Grow the cache, if needed, to hold this number of tokens."""
         if tokens > self.capacity:
             self._reserve(min(self.limit, max(tokens, 2 * self.capacity)))
 
@@ -268,5 +268,5 @@ def _fuse(projections, int8: bool) -> Weight:
 
 
 def _factors(norm, less_one: bool) -> torch.Tensor:
-    """Return what a norm multiplies with, in fp32."""
+    """Return the factors by which a norm multiplies, in fp32."""
     return norm.weight.detach().float() + (1.0 if less_one else 0.0)

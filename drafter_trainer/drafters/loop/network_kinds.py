@@ -14,10 +14,10 @@ _WARM_UP_STEPS = 3
 def build_network(model, draft_ids: torch.Tensor | None, int8: bool) -> "LeanNetwork | StockNetwork | None":
     """Build the fastest network that can run a drafter; `None` for a drafter without a network.
 
-    It drafts `draft_ids`, all by default, and multiplies with int8 weights on request, on a CPU. If the modules of
-    transformers run it, a warning gives the reason.
+    The network drafts `draft_ids`, or all ids without them. `int8` weights are used only on a CPU. If the modules of
+    transformers have to run the network, a warning gives the reason.
     """
-    if model.config.model_type == MODEL_TYPE:  # not by its class, which remote code defines once more
+    if model.config.model_type == MODEL_TYPE:  # not by its class, which remote code defines again
         return None
     if (reason := reason_against(model)) is not None:
         warnings.warn(f"{model.name_or_path} drafts through its stock modules: {reason}", stacklevel=2)
@@ -66,14 +66,14 @@ class StockNetwork:
 class GraphedNetwork(LeanNetwork):
     """A lean network whose single steps replay a CUDA graph: one launch instead of a hundred.
 
-    A graph works on fixed places in memory, so a step attends to the whole preallocated cache with a mask. It is
-    captured again when the cache grows. If that fails, operations are launched one by one, and a warning says why.
+    A graph works on fixed memory addresses, so a step attends to the whole preallocated cache with a mask. The graph
+    is captured again when the cache grows. If that fails, operations are launched one by one, with a warning.
     """
 
     def __init__(self, model, draft_ids: torch.Tensor | None = None) -> None:
         super().__init__(model, draft_ids)
         self._ids = torch.zeros(1, dtype=torch.long, device=self.device)
-        self._place = torch.zeros(1, dtype=torch.long, device=self.device)
+        self._position = torch.zeros(1, dtype=torch.long, device=self.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured_capacity = 0
         self._failed = False
@@ -84,7 +84,7 @@ class GraphedNetwork(LeanNetwork):
         if len(token_ids) != 1 or self._failed or self.length >= self.capacity:
             return super().read(token_ids)
         self._ids.fill_(token_ids[0])
-        self._place.fill_(self.length)
+        self._position.fill_(self.length)
         if self._captured_capacity != self.capacity and not self._capture():
             return super().read(token_ids)
         self._graph.replay()
@@ -92,17 +92,17 @@ class GraphedNetwork(LeanNetwork):
         return self._logits
 
     def step(self) -> torch.Tensor:
-        """Read the token in `_ids` at the position in `_place`, in tensors of fixed shape and place."""
-        places = torch.arange(self.capacity, device=self.device)[None]
+        """Read the token in `_ids` at the position in `_position`, in tensors of fixed shapes and addresses."""
+        positions = torch.arange(self.capacity, device=self.device)[None]
         views = {}
         for kind in self.kinds:
-            hidden = places > self._place
+            hidden = positions > self._position
             if kind.window is not None:
-                hidden = hidden | (places <= self._place - kind.window)
+                hidden = hidden | (positions <= self._position - kind.window)
             mask = torch.zeros((1, self.capacity), dtype=self.dtype, device=self.device)
-            cosines, sines = (rotation[self._place] for rotation in self._rotations[kind])
+            cosines, sines = (rotation[self._position] for rotation in self._rotations[kind])
             views[kind] = LayerView(cosines, sines, slice(0, self.capacity), mask.masked_fill(hidden, float("-inf")))
-        return self.logits(self.forward(self._ids, self._place, views))[0]
+        return self.logits(self.forward(self._ids, self._position, views))[0]
 
     def _capture(self) -> bool:
         try:

@@ -26,13 +26,13 @@ class NetworklessDrafter(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: NetworklessConfig) -> None:
         super().__init__(config)
-        # A model's device is that of its weights, so it has one.
+        # A model's device is the device of its weights, so the model has a weight.
         self.place = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
         self.post_init()
 
     @classmethod
     def for_vocabulary(cls, size: int) -> "NetworklessDrafter":
-        """Create one for a target with a vocabulary of this size, padding included."""
+        """Create a drafter for a target with a vocabulary of this size, padding included."""
         code = "custom_generate/networkless"
         classes = {
             "AutoConfig": f"{code}.{NetworklessConfig.__name__}",

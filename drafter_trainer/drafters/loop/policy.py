@@ -1,9 +1,9 @@
-"""How long a draft pays: the expected accepted tokens, against the time that verification takes for each length.
+"""The best draft length: the expected number of accepted tokens, against the time of verification.
 
-Decoding yields R tokens a millisecond. A draft of k tokens, the i-th of which is accepted with probability P_i (the
-product of the probabilities up to it), yields 1 + ΣP_i tokens in a verification pass over k + 1 tokens. It is worth
-1 + ΣP_i - R · time(k + 1), and the best k is worth most: a longer draft must yield more than decoding yields elsewhere
-in the same time.
+Decoding yields R tokens per millisecond. The i-th token of a draft is accepted with probability P_i, the product of
+the probabilities of the tokens up to it. A draft of k tokens yields 1 + ΣP_i tokens in a verification pass over k + 1
+tokens. The best k maximizes 1 + ΣP_i - R · time(k + 1): a longer draft must yield more tokens than decoding yields
+elsewhere in the same time.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class CostModel:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest pass with a known time."""
+        """Number of tokens of the longest timed pass."""
         return len(self.milliseconds)
 
     def __call__(self, tokens: int) -> float:
@@ -40,10 +40,10 @@ class CostModel:
         """Learn from a timed pass.
 
         The whole curve moves by a part of the error, and the entry by as much again: a busy machine changes all
-        entries, another kind of machine changes the shape.
+        entries, another machine changes the shape of the curve.
         """
         entry = min(tokens, self.longest) - 1
-        # The time of an interrupted pass says nothing about the next one.
+        # The time of an interrupted pass says nothing about the next pass.
         error = np.clip(milliseconds / self.milliseconds[entry], 0.25, 4.0)
         self.milliseconds *= error ** (_SMOOTHING / 2)
         self.milliseconds[entry] *= error ** (_SMOOTHING / 2)
@@ -52,8 +52,8 @@ class CostModel:
 class AcceptanceEstimator:
     """The probability that a source's token is accepted, learned while drafting.
 
-    The calibration has it for texts like those of tuning, by source and bin; the tokens accepted in this completion
-    correct it.
+    The calibration states the probability by source and bin, for texts similar to those of tuning. The tokens accepted
+    in this completion correct it.
     """
 
     def __init__(self, calibration: dict[str, Sequence[float]]) -> None:
@@ -106,7 +106,7 @@ def throughput(tokens_per_pass: float, curve: CostModel, least: float = 0.0) -> 
 def best_length(reach: Sequence[float], longest: int, curve: CostModel, rate: float, shortest: int = 0) -> int:
     """Return the length k that maximizes ΣP_i - R · time(k + 1), for P_i in `reach`.
 
-    It is longer than the draft if a pass over more tokens is faster.
+    k exceeds the number of drafted tokens if a pass over more tokens is faster.
     """
     worth = np.cumsum([0.0, *reach, *[0.0] * (longest - len(reach))])
     lengths = range(shortest, longest + 1)
@@ -114,10 +114,10 @@ def best_length(reach: Sequence[float], longest: int, curve: CostModel, rate: fl
 
 
 def least_reach(length: int, longest: int, curve: CostModel, rate: float) -> float:
-    """Return the probability P of its last token below which a draft cannot gain by growing beyond `length`.
+    """Return the least P of the last token with which a draft of `length` tokens can gain by growing.
 
-    No later token is more likely than the last one, so some longer draft must pay with that probability for each of
-    its tokens.
+    No later token is more likely than the last token. So a longer draft pays only if it would pay with this P for each
+    additional token.
     """
     more = range(1, max(longest - length, 1) + 1)
     return min(rate * (curve(length + count + 1) - curve(length + 1)) / count for count in more)
@@ -126,9 +126,9 @@ def least_reach(length: int, longest: int, curve: CostModel, rate: float) -> flo
 def extension_pays(
     length: int, longest: int, reached: float, probability: float, curve: CostModel, rate: float
 ) -> bool:
-    """Return whether more tokens are worth their time, after a draft of probability `reached`.
+    """Return whether more tokens are worth their time, after a draft that is accepted with probability `reached`.
 
-    Each is assumed to be accepted with `probability`. A sampled token has to stay, so this is asked before sampling.
+    Each further token is assumed to be accepted with `probability`. Call this before sampling: sampled tokens stay.
     """
     worth = 0.0
     for more in range(1, longest - length + 1):

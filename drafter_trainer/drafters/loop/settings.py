@@ -7,8 +7,8 @@ LOOKUP_BINS = 8
 NGRAM_BINS = 10
 NETWORK_BINS = 20
 HIGHEST_ORDER = 5
-# Costs of a machine that was not measured: an accelerator reads its weights once for any number of tokens, a processor
-# also multiplies.
+# Costs of a machine that was not measured. An accelerator mostly reads weights, once for any number of tokens; on a
+# processor, multiplication takes time too.
 _GENERIC = {"cpu": [1.0, 1.0, 1.4, 1.6, 1.65, 1.7, 1.75, 1.8, 1.9, 2.0, 2.1, 2.2, 2.35, 2.5, 2.65, 2.8, 3.0]}
 _FLAT = [1.0 + 0.005 * tokens for tokens in range(17)]
 _GENERIC_PASS, _GENERIC_STEP = 30.0, 1.5
@@ -34,7 +34,7 @@ class LoopSettings:
     """The settings of the loop, as tuning finds them.
 
     Args:
-        sources (`list[str]`): The sources to ask, of lookup, ngram and network.
+        sources (`list[str]`): The draft sources: any of lookup, ngram and network.
         longest_draft (`int`): Maximum number of tokens drafted in one round.
         tokens_per_pass (`float`): Tokens per target pass on the validation split.
         network_gain (`float`): Accepted tokens that the network adds each time that no other source has a proposal.
@@ -78,28 +78,28 @@ class LoopSettings:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Any, place: str) -> "LoopSettings":
+    def from_dict(cls, values: Any, file: str) -> "LoopSettings":
         """Read the "loop" object of `drafter.json`.
 
         Raises:
-            ValueError: If a key is unknown, or a value has the wrong type or range; the message begins with `place`.
+            ValueError: If a key is unknown, or a value has the wrong type or range; the message begins with `file`.
         """
         if not isinstance(values, dict):
-            raise ValueError(f'{place}: "loop" is no object: tune or publish the drafter again')
+            raise ValueError(f'{file}: "loop" is no object: tune or publish the drafter again')
         values = {name: value for name, value in values.items() if name != "parallel"}  # of earlier releases
         if unknown := sorted(values.keys() - {entry.name for entry in fields(cls)}):
-            raise ValueError(f"{place}: unknown settings {', '.join(unknown)}: use the release that wrote them")
+            raise ValueError(f"{file}: unknown settings {', '.join(unknown)}: use the release that wrote them")
         settings = cls(**values)
         try:
-            wrong = settings._find_wrong()
+            reason = settings._invalid_setting()
         except (AttributeError, TypeError) as error:
-            raise ValueError(f"{place}: a setting is of the wrong type ({error}): tune the drafter again") from error
-        if wrong:
-            raise ValueError(f"{place}: {wrong}: tune the drafter again")
+            raise ValueError(f"{file}: a setting is of the wrong type ({error}): tune the drafter again") from error
+        if reason:
+            raise ValueError(f"{file}: {reason}: tune the drafter again")
         return settings
 
-    def _find_wrong(self) -> str | None:
-        """Return what is wrong with the first wrong setting."""
+    def _invalid_setting(self) -> str | None:
+        """Describe the first invalid setting, `None` if all settings are valid."""
         bins = {source: len(shares) for source, shares in default_calibration().items()}
         passes = [*self.pass_milliseconds.values(), *self.sampling_pass_milliseconds.values()]
         checks = {
@@ -113,17 +113,17 @@ class LoopSettings:
             "network_gain": (0 <= self.network_gain < _MOST, "0 or more"),
             "pass_milliseconds": (
                 all(len(curve) > 1 and all(0 < taken < _MOST for taken in curve) for curve in passes),
-                "two times or more for each device, all above 0, as in sampling_pass_milliseconds",
+                "two values or more for each device, all above 0, also in sampling_pass_milliseconds",
             ),
             "step_milliseconds": (all(0 <= taken < _MOST for taken in self.step_milliseconds.values()), "0 or more"),
         }
         for name in ("calibration", "sampling_calibration"):
             shares = getattr(self, name)
             entries = {source: len(values) for source, values in shares.items()}
-            # Drafters that were tuned when tables had fewer orders have fewer bins.
+            # Drafters of earlier releases, whose tables had fewer orders, have fewer bins.
             orders, rest = divmod(entries.get("ngram", 0), NGRAM_BINS)
             fewer = {"ngram": entries["ngram"]} if rest == 0 and 0 < orders <= HIGHEST_ORDER else {}
             fits = entries == bins | fewer and all(0 <= share <= 1 for values in shares.values() for share in values)
             checks[name] = fits, f"{bins} probabilities from 0 to 1"
-        wrong = (f"{name} must be {expected}" for name, (fits, expected) in checks.items() if not fits)
-        return next(wrong, None)
+        reasons = (f"{name} must be {expected}" for name, (fits, expected) in checks.items() if not fits)
+        return next(reasons, None)

@@ -1,7 +1,7 @@
 """The sources of drafts: prompt lookup, an n-gram table, and the network.
 
-The drafting loop, calibration and serving ask every source by `propose`. A new source implements `DraftSource` and
-gets a name here, bins in `settings.default_calibration`, and a place among the sources of `DraftingLoop` and
+The drafting loop, calibration and serving call `propose` of every source. A new source implements `DraftSource`. It
+needs a name here, bins in `settings.default_calibration`, and an entry in the sources of `DraftingLoop` and of
 `serving.batch.BatchDrafter`.
 """
 
@@ -21,9 +21,9 @@ from .policy import AcceptanceEstimator
 from .settings import LOOKUP_BINS, NETWORK_BINS, NGRAM_BINS, bin_of
 
 LOOKUP, NGRAM, NETWORK = SOURCES = ("lookup", "ngram", "network")
-MEMORY = "memory"  # of earlier completions, if the caller gave one
+MEMORY = "memory"  # of earlier completions, if `load_drafter` was given one
 FILLER = "filler"  # tokens without a source: verifying a few more tokens can take less time
-TAIL = 16  # tokens of a text that a source looks at, at most
+TAIL = 16  # maximum number of tokens of a text that a source reads
 TABLE_FORMAT = "1"
 HASH_MULTIPLIER = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -48,37 +48,37 @@ class Proposal:
 
     token: int
     source: str
-    probability: float  # that the target accepts it, as known before it was sampled
+    probability: float  # that the target accepts it, as estimated before it was sampled
     bin: int = 0  # in the source's calibration
-    scores: torch.Tensor | None = None  # of shape `(vocabulary,)`: logits of the q that it was sampled from, if it was
+    scores: torch.Tensor | None = None  # if the token was sampled, the logits of its q, of shape `(vocabulary,)`
     gained: bool = False  # whether only the network proposed it
 
 
 def propose_surest(
     estimator: AcceptanceEstimator, sources: Mapping[str, DraftSource], context: Sequence[int]
 ) -> Proposal | None:
-    """Return the proposal that is most likely accepted; of equals, that of the first source."""
-    found = [
+    """Return the proposal that is most likely accepted; of equally likely ones, that of the first source."""
+    proposals = [
         (estimator.probability(name, proposed[1]), name, proposed)
         for name, source in sources.items()
         if (proposed := source.propose(context)) is not None
     ]
-    if not found:
+    if not proposals:
         return None
-    probability, name, (token, bin_) = max(found, key=itemgetter(0))
+    probability, name, (token, bin_) = max(proposals, key=itemgetter(0))
     return Proposal(token, name, probability, bin_)
 
 
 class PromptLookup:
-    """Prompt lookup: the token that followed the latest occurrence of the text's longest known suffix.
+    """Prompt lookup: the token that followed the latest occurrence of the text's longest repeated suffix.
 
-    Every run of 1 to 8 tokens is stored with the position behind its latest occurrence, so a new token costs eight
+    Every run of 1 to 8 tokens is stored with the position after its latest occurrence. So a new token costs eight
     entries, and a proposal at most eight look-ups. The bin is the length of the suffix.
     """
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
-        self._behind: list[dict[tuple[int, ...], int]] = [{} for _ in range(LOOKUP_BINS)]
+        self._positions: list[dict[tuple[int, ...], int]] = [{} for _ in range(LOOKUP_BINS)]
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Append tokens to the text."""
@@ -86,21 +86,21 @@ class PromptLookup:
             # The run that ends here is stored only now that it has a successor: a suffix must not find itself.
             end = len(self.tokens)
             for size in range(1, min(LOOKUP_BINS, end) + 1):
-                self._behind[size - 1][tuple(self.tokens[end - size :])] = end
+                self._positions[size - 1][tuple(self.tokens[end - size :])] = end
             self.tokens.append(token)
 
     def propose(self, context: Sequence[int]) -> tuple[int, int] | None:
         """Propose the next token; see `DraftSource`."""
         tail = tuple(context[-LOOKUP_BINS:])
         for size in range(len(tail), 0, -1):
-            position = self._behind[size - 1].get(tail[-size:])
+            position = self._positions[size - 1].get(tail[-size:])
             if position is not None:
                 return self.tokens[position], size - 1
         return None
 
 
 def hash_context(context: Sequence[int]) -> int:
-    """Mix a run of token ids into 64 bits, never 0, which marks an empty slot."""
+    """Hash a run of token ids to 64 bits, never to 0, which marks an empty slot."""
     mixed = len(context)
     for token in context:
         mixed = ((mixed ^ (token + 1)) * HASH_MULTIPLIER) & _MASK
@@ -112,7 +112,7 @@ class NgramTable:
     """An n-gram table: the token that followed each short run of tokens most often.
 
     The slots of an order are an open-addressing hash table, at most half full: the slot of a run is its hash modulo
-    the number of slots, or one of the next. The bin holds the order and the token's share of all followers.
+    the number of slots, or one of the next slots. The bin holds the order and the token's share of all followers.
 
     Args:
         slots (`dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]`): For each order (tokens of context) the hashes
@@ -133,8 +133,8 @@ class NgramTable:
         """
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            if (found := metadata.get("format")) != TABLE_FORMAT:
-                raise ValueError(f"{path} has format {found}, expected {TABLE_FORMAT}: count the table again")
+            if (format_ := metadata.get("format")) != TABLE_FORMAT:
+                raise ValueError(f"{path} has format {format_}, expected {TABLE_FORMAT}: count the table again")
             if metadata.get("tokenizer_sha256") != tokenizer_sha256:
                 raise ValueError(f"{path} was counted with another tokenizer: count it again with the target's")
             slots = {
@@ -146,7 +146,7 @@ class NgramTable:
             if not len(hashes) == len(tokens) == len(shares) or len(hashes) & (len(hashes) - 1) or hashes.all():
                 raise ValueError(f"{path}: the slots of order {order} have wrong lengths: count the table again")
             if len(tokens) and not 0 <= tokens.min() <= tokens.max() < vocabulary:
-                raise ValueError(f"{path} has ids outside the vocabulary of {vocabulary}: it is of another tokenizer")
+                raise ValueError(f"{path} has ids outside the vocabulary of {vocabulary}: it is for another tokenizer")
         return cls({order: (hashes.view(np.uint64), *rest) for order, (hashes, *rest) in slots.items()})
 
     def propose(self, context: Sequence[int]) -> tuple[int, int] | None:
@@ -157,8 +157,8 @@ class NgramTable:
             hashes, tokens, shares = self._slots[order]
             wanted = hash_context(context[-order:])
             slot = wanted & (len(hashes) - 1)
-            while (found := hashes.item(slot)) != 0:
-                if found == wanted:
+            while (stored := hashes.item(slot)) != 0:
+                if stored == wanted:
                     bin_ = (order - 1) * NGRAM_BINS + bin_of(shares.item(slot) / 255, NGRAM_BINS)
                     return tokens.item(slot), bin_
                 slot = (slot + 1) & (len(hashes) - 1)
@@ -166,7 +166,7 @@ class NgramTable:
 
 
 class NetworkSource:
-    """The drafter's network as a source: it reads a text as it grows, and proposes its likeliest token or samples one.
+    """The drafter's network as a source: it reads a growing text, and proposes the likeliest token or samples a token.
 
     The size of the target's vocabulary is needed for sampling and processors.
     """
@@ -185,16 +185,16 @@ class NetworkSource:
         self._shared = 0  # tokens for which the network has the target's keys and values
         self._skipped = count_skipped(prompt_length, self.network.prompt_window)
 
-    def follow(self, known: list[int], same: int) -> None:
+    def follow(self, verified: list[int], same: int) -> None:
         """Drop the draft's tokens that are not in the text, whose first `same` tokens are as before."""
-        while same < min(len(self._read), len(known)) and self._read[same] == known[same]:
+        while same < min(len(self._read), len(verified)) and self._read[same] == verified[same]:
             same += 1
         del self._read[same:]
 
-    def share(self, cache: Any, known: list[int]) -> None:
-        """Use the target's keys and values of all tokens of a text but the last one, if it was trained with them."""
-        if self.network.share(cache, self._shared, len(known) - 1):
-            self._shared, self._skipped, self._read = len(known) - 1, 0, known[:-1]
+    def share(self, cache: Any, verified: list[int]) -> None:
+        """Use the target's keys and values of all tokens of a text but the last, if the network was trained so."""
+        if self.network.share(cache, self._shared, len(verified) - 1):
+            self._shared, self._skipped, self._read = len(verified) - 1, 0, verified[:-1]
 
     def has_room(self, length: int) -> bool:
         """Return whether a text of this length fits into the network's context."""
@@ -209,8 +209,8 @@ class NetworkSource:
     ) -> tuple[int, int] | None:
         """Propose the next token of the whole text; see `DraftSource`.
 
-        Tokens in `ending` are not sampled, since to drop a token after it was sampled would bias the output; if the
-        likeliest token is one, it is proposed. Processors may exclude the whole draft vocabulary.
+        Tokens in `ending` are not sampled, since to drop a token after it was sampled would bias the output. If the
+        likeliest token is in `ending`, it is proposed. If processors exclude the whole draft vocabulary, no token is.
         """
         if not self.has_room(len(context)):
             return None
@@ -225,9 +225,9 @@ class NetworkSource:
             logits = ending.mask(logits)
         self.probabilities = q = torch.softmax(logits, dim=-1)
         share, entry = q.max(dim=-1)
-        if samples:  # of exponential variables with these rates, each is the first with its probability
+        if samples:  # the index of the largest q / exponential variable has the distribution q
             entry = (q / torch.empty_like(q).exponential_()).argmax()
-        # One transfer, since each waits for an accelerator; floats hold ids up to 2^24.
+        # One transfer, since each transfer waits for the accelerator; floats hold ids up to 2^24.
         share, entry = torch.stack((share.float(), entry.float())).tolist()
         if math.isnan(share):
             return None
@@ -257,7 +257,7 @@ def count_skipped(prompt_length: int, window: int | None) -> int:
 def unread_part(tokens: Sequence[int], read: int, skipped: int) -> tuple[int, list[int]]:
     """Return the length of the network's cache that stays, and the tokens of a text to read after it.
 
-    Of the text, `read` tokens were read or skipped before, `skipped` of them after the first one.
+    The first `read` tokens of the text were read or skipped before; `skipped` tokens after the first are skipped.
     """
     if read <= skipped:
         return 0, [*tokens[:1], *tokens[1 + skipped :]]

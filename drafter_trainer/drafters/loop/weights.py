@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-_INT8_MULTIPLE = 32  # of weights in a row; torch's kernel reads beyond others (2.13)
-_MANY = 16  # tokens; from here on multiplication takes longer than the transfer of the weights
+_INT8_MULTIPLE = 32  # of weights in a row; torch's kernel reads beyond the end of other rows (2.13)
+_MANY = 16  # tokens; from this number on, multiplication takes longer than the transfer of the weights
 _GROUP = 32  # weights of a row that share a scale in int4
 _ROWS = 16  # the int4 kernel's number of rows is a multiple of it
 
@@ -58,7 +58,7 @@ class Weight:
 
 
 def _pack_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Return the packed int4 values of a matrix, with scales and zeros; `None` if it has other values.
+    """Return the packed int4 values of a matrix, with scales and zeros; `None` if its values are not int4.
 
     The matrix was stored in int4 with a scale for each 32 values of a row, and rounded to bf16.
     """
@@ -89,14 +89,14 @@ def _pack_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None
 class Norm:
     """A root mean square norm, multiplied by factors of shape `(..., width)`.
 
-    The factors are not multiplied into the next matrix: Gemma's differ a hundredfold, and the int8 values of a row
-    share one scale.
+    The factors are not multiplied into the next matrix: Gemma's factors differ a hundredfold, but the int8 values of a
+    row share one scale.
     """
 
     def __init__(self, factors: torch.Tensor, epsilon: float) -> None:
         self.factors, self.epsilon = factors, epsilon
         width = factors.shape[-1]
-        self._of_length = (factors.float() * width**0.5).to(factors.dtype)
+        self._scaled_factors = (factors.float() * width**0.5).to(factors.dtype)
         self._least = torch.tensor((width * epsilon) ** 0.5, device=factors.device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -107,4 +107,4 @@ class Norm:
             return F.rms_norm(x, x.shape[-1:], eps=self.epsilon) * self.factors
         # On a CPU rms_norm is eight operations (torch 2.13).
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x / torch.hypot(length, self._least) * self._of_length
+        return x / torch.hypot(length, self._least) * self._scaled_factors

@@ -78,7 +78,7 @@ def test_damaged_file_is_refused_or_done_without(folder, target_model, tokenizer
         (folder / name).unlink()
     else:
         (folder / name).write_bytes(content)
-    without = rf"{name} is damaged \(.*drafting goes on without it: download it again"
+    without = rf"{name} is damaged \(.*drafting continues without it: download it again"
     if name == TABLE:
         with pytest.warns(UserWarning, match=without):
             check_greedy(target_model, load_drafter(str(folder), target_model, tokenizer))
@@ -121,7 +121,7 @@ def order_that_was_not_tuned(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (put_vocabulary(1, 400), "has no ascending ids below 400: it is of another tokenizer"),
+        (put_vocabulary(1, 400), "has no ascending ids below 400: it is for another tokenizer"),
         (put_vocabulary(7, 3), "has no ascending ids below 400"),
         (put_table([1, 2, 3], "cd" * 32), "was counted with another tokenizer: count it again with the target's"),
         (put_table([1, 400]), "has ids outside the vocabulary of 400"),

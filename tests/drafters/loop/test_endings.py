@@ -61,12 +61,12 @@ def test_endings_are_where_transformers_ends(tokenizer: PreTrainedTokenizerFast,
         for length in range(len(ids)):
             context = torch.tensor([ids[:length]], dtype=torch.int64).expand(size, -1)
             ends = criterion(torch.cat((context, torch.arange(size)[:, None]), dim=-1), None)
-            behind = endings.behind(endings.tail(ids[:length]))
-            assert [token in behind for token in range(size)] == ends.tolist(), (
+            after = endings.after(endings.tail(ids[:length]))
+            assert [token in after for token in range(size)] == ends.tolist(), (
                 chosen,
                 tokenizer.decode(ids[:length]),
             )
-            found += ids[length] in behind
+            found += ids[length] in after
     assert found > len(stops)
 
 

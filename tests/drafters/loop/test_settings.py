@@ -94,7 +94,7 @@ def test_drafters_tuned_for_fewer_orders_are_read() -> None:
         (changed(network_gain=float("nan")), "network_gain must be 0 or more"),
         (changed(step_milliseconds={"cpu": -1.0}), "step_milliseconds must be 0 or more"),
         (changed(pass_milliseconds={"cpu": 5}), "a setting is of the wrong type"),
-        (changed(pass_milliseconds={"cuda": [8.0]}), "pass_milliseconds must be two times or more"),
+        (changed(pass_milliseconds={"cuda": [8.0]}), "pass_milliseconds must be two values or more"),
         (changed(sampling_pass_milliseconds={"cpu": [8.0]}), "pass_milliseconds must be .* sampling_pass"),
     ],
 )
