@@ -16,13 +16,17 @@ from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.errors import InputError
 from tests.baselines.conftest import exact_heads, exact_layer, make_eagle, make_medusa, noisy
-from tests.decoding.drafts import COUNTING, SIZE, sliding_model, successor_model
-from tests.decoding.lossless import IMPROBABLE, TOY_SIZE, chance_of_these_answers, exact_chances, sample
-from tests.drafters.loop.test_generate import CHAIN_SIZE, chain, chain_logits, chance_of_these_steps
+from tests.decoding.drafts import (
+    CHAIN_LOGITS,
+    COUNTING,
+    SIZE,
+    chain,
+    chance_of_these_steps,
+    sliding_model,
+    successor_model,
+)
+from tests.decoding.lossless import IMPROBABLE, PROMPTS, TOY_SIZE, check_sampled
 
-__all__ = ["chain_logits"]  # a fixture, for pytest to find
-
-PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300]]
 TOKENS = 20
 
 
@@ -56,15 +60,13 @@ def baselines(target_model: PreTrainedModel) -> dict[str, TreeDecoding]:
 @pytest.mark.parametrize("kind", ["lookahead", "medusa", "eagle"])
 def test_greedy_output_is_the_targets(target_model: PreTrainedModel, kind: str) -> None:
     """A wrong mask, position or cache entry would verify another text."""
-    decoding = baselines(target_model)[kind]
-    for prompt in PROMPTS:
+    method = {"custom_generate": baselines(target_model)[kind]}
+    for prompt in PROMPTS[:3]:
         plain = decode(target_model, prompt, {}, 0.0, 0, TOKENS).output_ids
-        assert decode(target_model, prompt, {"custom_generate": decoding}, 0.0, 0, TOKENS).output_ids == plain
-        for place in (0, 3, 8):  # the output ends within a draft
-            given = {"eos_token_id": plain[place]}
-            expected = plain[: plain.index(plain[place]) + 1]
-            drafted = decode(target_model, prompt, {"custom_generate": decoding} | given, 0.0, 0, TOKENS)
-            assert drafted.output_ids == expected
+        assert decode(target_model, prompt, method, 0.0, 0, TOKENS).output_ids == plain
+        for end in (plain[0], plain[3], plain[8]):  # the output ends within a draft
+            drafted = decode(target_model, prompt, method | {"eos_token_id": end}, 0.0, 0, TOKENS)
+            assert drafted.output_ids == plain[: plain.index(end) + 1]
 
 
 @pytest.mark.parametrize("kind", ["lookahead", "medusa", "eagle", "exact"])
@@ -82,7 +84,7 @@ def test_processors_see_the_path_to_each_node(target_model: PreTrainedModel, kin
 
 def test_right_path_of_a_tree_is_accepted(target_model: PreTrainedModel) -> None:
     """A pass over a tree yields its depth plus one token; the kept cache entries are not adjacent."""
-    for prompt in PROMPTS:
+    for prompt in PROMPTS[:2]:
         plain = decode(target_model, prompt, {"eos_token_id": None}, 0.0, 0, 1 + 4 * 4).output_ids
         given = {"custom_generate": ExactTree([*prompt, *plain]), "eos_token_id": None}
         decoding = decode(target_model, prompt, given, 0.0, 0, 1 + 4 * 4)
@@ -125,7 +127,7 @@ def test_early_exit_is_greedy_and_its_rounds_are_counted(target_model: PreTraine
             for layer in target_model.model.layers[2:]:
                 layer.self_attn.o_proj.weight.zero_()
                 layer.mlp.down_proj.weight.zero_()
-    for prompt in PROMPTS:
+    for prompt in PROMPTS[:2]:
         plain = decode(target_model, prompt, {"eos_token_id": None}, 0.0, 0, 16).output_ids
         set_draft_length(target_model.generation_config, 3)
         given = {"assistant_early_exit": 2, "eos_token_id": None}
@@ -144,33 +146,21 @@ def test_early_exit_samples_the_targets_distribution() -> None:
     config |= {"num_attention_heads": 2, "initializer_range": 0.4, "bos_token_id": 0, "eos_token_id": 1}
     target_model = LlamaForCausalLM(LlamaConfig(**config, pad_token_id=0, max_position_embeddings=512)).eval()
     set_draft_length(target_model.generation_config, 2)
-    answers, rounds = sample(target_model, {"assistant_early_exit": 1}, 1.0, 400)
-    assert chance_of_these_answers(answers, exact_chances(target_model, 1.0)) > IMPROBABLE
-    assert 0.1 < alpha(rounds) < 0.9
+    check_sampled(target_model, {"assistant_early_exit": 1})
 
 
 # Sampling: the steps of a chain with a known distribution.
 
 
-def sample_chain(logits: torch.Tensor, kind: str, tokens: int, **given: Any) -> tuple[list[int], list[Round]]:
-    target_model = chain(logits)
-    if kind == "lookahead":
-        decoding = LookaheadDecoding(window=3, ngram=3, guesses=3)
-    elif kind == "medusa":
-        decoding = make_medusa(target_model, noisy(MedusaHeads(3, CHAIN_SIZE), 0.5))
-    else:
-        decoding = make_eagle(target_model, noisy(exact_layer(target_model), 0.15))
-    ids = torch.tensor([[0, 1, 2]])
-    settings = {"max_new_tokens": tokens, "do_sample": True, "top_k": 0} | given
-    torch.manual_seed(0)
-    answer = target_model.generate(ids, attention_mask=torch.ones_like(ids), custom_generate=decoding, **settings)
-    return answer[0, 2:].tolist(), decoding.rounds
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kind", ["lookahead", "eagle"])
-def test_sampled_steps_have_the_targets_distribution(chain_logits, kind, temperature) -> None:
+def test_sampled_steps_have_the_targets_distribution(kind: str, temperature: float) -> None:
     """An acceptance rule that is nearly right changes the distribution, which no single output shows."""
-    tokens, rounds = sample_chain(chain_logits, kind, 800, temperature=temperature)
-    assert chance_of_these_steps(tokens, (chain_logits / temperature).softmax(-1)) > IMPROBABLE
-    assert 0.1 < alpha(rounds) < 0.95
+    target_model = chain(CHAIN_LOGITS)
+    if kind == "lookahead":
+        decoding = LookaheadDecoding(window=3, ngram=3, guesses=3)
+    else:
+        decoding = make_eagle(target_model, noisy(exact_layer(target_model), 0.15))
+    decoded = decode(target_model, [0, 1, 2], {"custom_generate": decoding}, temperature, 0, 800)
+    assert chance_of_these_steps([2, *decoded.output_ids], (CHAIN_LOGITS / temperature).softmax(-1)) > IMPROBABLE
+    assert 0.1 < alpha(decoded.rounds) < 0.95

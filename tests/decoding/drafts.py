@@ -1,6 +1,7 @@
 """Drafters with a known agreement with their target."""
 
 import copy
+import itertools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -8,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from drafter_trainer.drafters.loop import generate
 from tests.conftest import tiny_model
+from tests.decoding.lossless import chance_of_these_counts
 
 SIZE = 16
 COUNTING = [(token + 1) % SIZE for token in range(SIZE)]
@@ -64,3 +66,31 @@ def sliding_model(vocabulary: int, layers: Sequence[str]) -> PreTrainedModel:
     given = {"num_hidden_layers": len(layers), "layer_types": list(layers), "sliding_window": 6}
     given |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")) | {"tie_word_embeddings": False}
     return tiny_model("gemma3_text", vocab_size=vocabulary, max_position_embeddings=256, **given)
+
+
+CHAIN_SIZE = 8
+# What follows each token of a chain, from nearly certain to nearly even
+CHAIN_LOGITS = 1.3 * torch.randn((CHAIN_SIZE, CHAIN_SIZE), generator=torch.Generator().manual_seed(3))
+
+
+def chain(logits: torch.Tensor) -> PreTrainedModel:
+    """Make a model whose logits depend on the last token alone: `logits[token]`."""
+    model = successor_model(range(CHAIN_SIZE))
+    model.config.max_position_embeddings = 1300
+    with torch.no_grad():
+        # The norm multiplies what it sees, one out of eight, by √8.
+        model.get_output_embeddings().weight.copy_(logits.T / CHAIN_SIZE**0.5)
+    return model
+
+
+def noisy_chain(noise: float) -> PreTrainedModel:
+    """Make a drafter of the chain that is sometimes right."""
+    return chain(CHAIN_LOGITS + noise * torch.randn(CHAIN_LOGITS.shape, generator=torch.Generator().manual_seed(5)))
+
+
+def chance_of_these_steps(tokens: list[int], chances: torch.Tensor) -> float:
+    """Compute how probable steps of a chain are that fit its exact chances no better."""
+    counts = torch.zeros(CHAIN_SIZE, CHAIN_SIZE)
+    for step in itertools.pairwise(tokens):
+        counts[step] += 1
+    return chance_of_these_counts(counts, chances, 16)

@@ -17,7 +17,7 @@ TOY_SIZE = 12
 TOY_PROMPT = [10, 2, 2, 7, 8, 11, 9, 7, 11, 5, 3, 8, 8, 2]  # the token after its first 2 is likely after its last 2
 TOY_TOKENS = 3
 TOY_DRAFT_LENGTH = 2
-SAMPLES = 600
+SAMPLES = 300
 WRONG_SAMPLES = 200
 # A lossless method is below it for one of 10,000 choices of seeds; wrong methods are far below it.
 IMPROBABLE = 1e-4
@@ -113,7 +113,7 @@ def check_sampled(
     toy_target: PreTrainedModel,
     arguments: dict[str, Any],
     temperature: float = 1.0,
-    samples: int = SAMPLES // 2,
+    samples: int = SAMPLES,
     low: float = 0.1,
     high: float = 0.9,
     chances: dict[tuple[int, ...], float] | None = None,

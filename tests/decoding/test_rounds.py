@@ -1,7 +1,6 @@
 """The recorded rounds, for drafts whose acceptance is known."""
 
 import time
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -91,12 +90,12 @@ def test_round_cut_by_the_limit(prompt: list[int], limit: int, expected: Round) 
     assert_whole(decoding)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_plain_decoding_is_one_pass_for_each_token(target_model: PreTrainedModel, temperature: float) -> None:
+def test_plain_decoding_is_one_pass_for_each_token(target_model: PreTrainedModel) -> None:
     """The baseline uses the same recorder: another pass, or a draft, would change every ratio."""
-    decoding = decode(target_model, PROMPTS[1], {}, temperature, 0, 12)
-    assert 0 < len(decoding.output_ids) <= 12
-    assert decoding.rounds == len(decoding.output_ids) * [Round(0, 0, rejected=False)]
+    for temperature in (0.0, 1.0):
+        decoding = decode(target_model, PROMPTS[1], {}, temperature, 0, 12)
+        assert 0 < len(decoding.output_ids) <= 12
+        assert decoding.rounds == len(decoding.output_ids) * [Round(0, 0, rejected=False)]
 
 
 DRAFTERS = {
@@ -155,23 +154,12 @@ def test_recorder_leaves_the_target_alone(target_model: PreTrainedModel) -> None
     assert again.rounds == 2 * [Round(2, 2, rejected=False)]
 
 
-@pytest.fixture
-def passing(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Callable[..., None]]:
-    """Stop the clock, and return a function that makes hooks which advance it."""
-    now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-
-    def passing(seconds: float) -> Callable[..., None]:
-        return lambda *_: now.__setitem__(0, now[0] + seconds)
-
-    return passing
-
-
-def test_time_of_all_passes_is_split_between_drafter_and_target(passing: Callable) -> None:
+def test_time_of_all_passes_is_split_between_drafter_and_target(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missed pass makes a method look faster; the drafter's time must not count as the target's."""
-    target_model, drafter = counting(), counting()
-    target_model.register_forward_pre_hook(passing(3.0))
-    drafter.register_forward_pre_hook(passing(2.0))
+    now, target_model, drafter = [0.0], counting(), counting()
+    monkeypatch.setattr(time, "perf_counter", lambda: sum(now))
+    target_model.register_forward_pre_hook(lambda *_: now.append(3.0))
+    drafter.register_forward_pre_hook(lambda *_: now.append(2.0))
     assert decode(target_model, [1], {}, 0.0, 0, 4).seconds == pytest.approx(4 * 3.0)
     decoding = decode(target_model, [1], drafting(drafter, 3), 0.0, 0, 8)
     assert len(decoding.rounds) == 2

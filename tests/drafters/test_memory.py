@@ -16,10 +16,10 @@ from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.memory import ORDERS, CompletionMemory
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
-from tests.decoding.drafts import successor_model
+from tests.decoding.drafts import CHAIN_LOGITS, CHAIN_SIZE, chain, chance_of_these_steps, successor_model
 from tests.decoding.lossless import IMPROBABLE
 from tests.drafters.loop.conftest import PROMPTS, calibration, make_settings, note_sources, with_loop
-from tests.drafters.loop.test_generate import CHAIN_SIZE, chain, chance_of_these_steps, generate
+from tests.drafters.loop.test_generate import generate
 from tests.drafters.test_load import swap_two_tokens
 
 TOKENS = 40
@@ -204,8 +204,7 @@ def test_measurements_start_fresh(target_model, drafter, memory, published, toke
 
 def test_sampled_steps_have_the_targets_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prevent remembered tokens from becoming more likely."""
-    logits = 1.3 * torch.randn((CHAIN_SIZE, CHAIN_SIZE), generator=torch.Generator().manual_seed(3))
-    target_model, counts = chain(logits), note_sources(monkeypatch)
+    target_model, counts = chain(CHAIN_LOGITS), note_sources(monkeypatch)
     trust = calibration(0.7, 0.7, 0.7)
     drafter = with_loop(
         successor_model(range(CHAIN_SIZE)), make_settings(sources=["lookup"], calibration=trust, longest_draft=4)
@@ -217,5 +216,5 @@ def test_sampled_steps_have_the_targets_distribution(monkeypatch: pytest.MonkeyP
     assert counts["memory"] > 100
     assert len(memory) == 2 * 501
     for tokens in sampled:
-        assert chance_of_these_steps([3, *tokens], logits.softmax(-1)) > IMPROBABLE
+        assert chance_of_these_steps([3, *tokens], CHAIN_LOGITS.softmax(-1)) > IMPROBABLE
     assert np.all(memory._counts[0] == 0)

@@ -12,7 +12,6 @@ from drafter_trainer.drafters.loop.calls import EndingIds, endings_of
 from tests.decoding.drafts import partly_agreeing
 from tests.decoding.lossless import (
     IMPROBABLE,
-    SAMPLES,
     TOY_DRAFT_LENGTH,
     TOY_PROMPT,
     WRONG_SAMPLES,
@@ -92,7 +91,7 @@ def stopping(toy_target: PreTrainedModel) -> tuple[dict, dict[tuple[int, ...], f
 def test_sampled_answers_with_stop_strings_have_the_targets_distribution(toy_target, stopping) -> None:
     """Prevent a bias against tokens that end the text."""
     given, chances = stopping
-    check_sampled(toy_target, given, samples=SAMPLES, chances=chances)
+    check_sampled(toy_target, given, chances=chances)
 
 
 def test_draft_that_ends_for_what_was_drawn_is_noticed(toy_target, stopping, monkeypatch) -> None:
