@@ -88,24 +88,19 @@ def test_drafters_that_cannot_share_are_rejected(tmp_path: Path, target: Target)
     """Prevent a training that ends in its first step, or a drafter that no cache fits."""
     rows = Dataset.from_list(make_rows(4))
 
-    def train(drafter, **given) -> None:
-        DrafterTrainer(drafter, finetuning_arguments(tmp_path, **given), train_dataset=rows)
-
-    drafter = create_drafter(target, layers=[0, 1])
-    with pytest.raises(InputError, match="names 1 layers, the drafter has 2"):
-        train(drafter, kv_sharing_layers=[0])
-    with pytest.raises(InputError, match="must be 0 to 3"):
-        train(drafter, kv_sharing_layers=[0, 4])
-    with pytest.raises(InputError, match="activation_checkpointing cannot be combined with kv_sharing_layers"):
-        train(drafter, kv_sharing_layers=[0, 1], activation_checkpointing=True)
-    capped = create_drafter(target, layers=[0, 1])
+    drafter, capped = (create_drafter(target, layers=[0, 1]) for _ in range(2))
     capped.config.attn_logit_softcapping = 30.0
-    with pytest.raises(InputError, match="its logits are capped"):
-        train(capped, kv_sharing_layers=[0, 1])
-    with pytest.raises(InputError, match="num_key_value_heads"):
-        train(create_drafter(target, "scratch", num_key_value_heads=1), kv_sharing_layers=[0, 1])
-    with pytest.raises(InputError, match="create_drafter"):
-        train(type(drafter)(drafter.config), kv_sharing_layers=[0, 1])
+    for model, layers, given, message in (
+        (drafter, [0], {}, "names 1 layers, the drafter has 2"),
+        (drafter, [0, 4], {}, "must be 0 to 3"),
+        (drafter, [0, 1], {"activation_checkpointing": True}, "activation_checkpointing cannot be combined with kv_s"),
+        (capped, [0, 1], {}, "its logits are capped"),
+        (create_drafter(target, "scratch", num_key_value_heads=1), [0, 1], {}, "num_key_value_heads"),
+        (type(drafter)(drafter.config), [0, 1], {}, "create_drafter"),
+    ):
+        arguments = finetuning_arguments(tmp_path, kv_sharing_layers=layers, **given)
+        with pytest.raises(InputError, match=message):
+            DrafterTrainer(model, arguments, train_dataset=rows)
 
 
 def test_a_drafter_goes_on_sharing(tmp_path: Path, target: Target) -> None:

@@ -155,13 +155,8 @@ WHOLE = {
     "topk_logprobs": [[[0.0], [0.0], [-0.1], [-0.2]], [[0.0], [-0.3], [0.0], [0.0]]],
 }
 # The end of the completion is lost, and no end token is added.
-CUT = {
-    "input_ids": [[5, 6, 7], [5, 2, 0]],
-    "attention_mask": [[1, 1, 1], [1, 1, 0]],
-    "labels": [[-100, -100, 7], [-100, 2, -100]],
-    "topk_ids": [[[0], [0], [7]], [[0], [2], [0]]],
-    "topk_logprobs": [[[0.0], [0.0], [-0.1]], [[0.0], [-0.3], [0.0]]],
-}
+CUT = {name: [row[:3] for row in values] for name, values in WHOLE.items()}
+WINDOW = {name: values[:1] for name, values in WHOLE.items()}
 LONG = [ROWS[0] | {"prompt_ids": [5, 8, 9, 6]}]
 CASES = {
     "whole": (ROWS, {}, WHOLE),
@@ -173,11 +168,7 @@ CASES = {
     "cut": (ROWS, {"max_length": 3}, CUT),
     "a prompt that fills the length": (ROWS[:1], {"max_length": 2}, {"labels": [[-100] * 2], "topk_ids": [[[0]] * 2]}),
     "a prompt that does not fit": (ROWS[:1], {"max_length": 1}, {"labels": [[-100]], "topk_ids": [[[0]]]}),
-    "a window of the prompt": (
-        LONG,
-        {"prompt_window": 1},
-        {"input_ids": [[5, 6, 7, 2]], "labels": [[-100, -100, 7, 2]]},
-    ),
+    "a window of the prompt": (LONG, {"prompt_window": 1}, WINDOW),
 }
 
 

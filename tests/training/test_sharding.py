@@ -28,8 +28,7 @@ from tests.training.test_trainers import (
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "recipes" / "accelerate" / "fsdp.yaml"
 PROCESSES = 2
-EVERY_TWO_STEPS = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps"}
-EVERY_TWO_STEPS |= {"eval_steps": 2}
+EVERY_TWO_STEPS = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
 # A wrong scale of the loss shows in gradient descent, which has no state of its own that a checkpoint could lose.
 ADAM = {"optim": "adamw_torch", "learning_rate": 1e-2}
 
@@ -47,13 +46,8 @@ def shard_without_accelerator() -> None:
 
 
 def make_sharded_trainer(folder: Path, processes: int, **given: Any) -> Any:
-    settings = (
-        DISTRIBUTED
-        | EVERY_TWO_STEPS
-        | {"load_best_model_at_end": True, "per_device_train_batch_size": 4 // processes}
-        | given
-    )
-    return make_trainer(folder, make_rows(16), **settings)
+    given |= {"load_best_model_at_end": True, "per_device_train_batch_size": 4 // processes}
+    return make_trainer(folder, make_rows(16), **DISTRIBUTED | EVERY_TWO_STEPS | given)
 
 
 def train_sharded(folder: Path) -> None:
@@ -65,7 +59,7 @@ def train_sharded(folder: Path) -> None:
     whole = make_sharded_trainer(folder / "whole", PROCESSES, **ADAM)
     train_to_end(whole)
     with pytest.raises(StoppedError):  # between two checkpoints
-        make_sharded_trainer(folder / "resumed", PROCESSES, callbacks=[Stop(5)], **ADAM).train()
+        make_sharded_trainer(folder / "resumed", PROCESSES, callbacks=[Stop(3)], **ADAM).train()
     resumed = make_sharded_trainer(folder / "resumed", PROCESSES, **ADAM)
     train_to_end(resumed)
     sharded = [isinstance(weight, DTensor) for weight in whole.model_wrapped.parameters()]
