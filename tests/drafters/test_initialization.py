@@ -40,25 +40,17 @@ def make_checkpoint(folder: Path, model: PreTrainedModel, tokenizer) -> str:
     return str(folder)
 
 
-def layer_weights(model: PreTrainedModel, layer: int) -> dict[str, torch.Tensor]:
-    return dict(model.model.layers[layer].state_dict())
-
-
 def assert_equal_layers(drafter: PreTrainedModel, target_model: PreTrainedModel, chosen: list[int]) -> None:
     assert len(drafter.model.layers) == len(chosen)
-    for position, layer in enumerate(chosen):
-        expected = layer_weights(target_model, layer)
-        for name, weight in layer_weights(drafter, position).items():
-            assert torch.equal(weight, expected[name]), f"layer {position}: {name}"
+    for own, layer in zip(drafter.model.layers, chosen):
+        expected = target_model.model.layers[layer].state_dict()
+        for name, weight in own.state_dict().items():
+            assert torch.equal(weight, expected[name]), f"layer {layer}: {name}"
 
 
 @pytest.fixture
 def untied(tokenizer) -> PreTrainedModel:
-    model = make_model(tokenizer)
-    config = copy.deepcopy(model.config)
-    config.tie_word_embeddings = False
-    torch.manual_seed(7)
-    return AutoModelForCausalLM.from_config(config).eval()
+    return make_model(tokenizer, seed=7, tie_word_embeddings=False)
 
 
 def test_scratch_takes_nothing_from_the_target(target: Target, target_model: PreTrainedModel, tokenizer) -> None:
@@ -75,32 +67,31 @@ def test_scratch_takes_nothing_from_the_target(target: Target, target_model: Pre
         assert "norm" in name or not torch.equal(weight, expected[name]), name
 
 
-def test_embeddings_are_the_targets(target: Target, target_model: PreTrainedModel, tokenizer) -> None:
+def test_embeddings_are_the_targets(target: Target, target_model: PreTrainedModel) -> None:
     """Embeddings that are copied into a head no longer tied, or not at all, would train another model than asked."""
     with pytest.raises(
-        InputError, match=r"only a drafter from scratch can have other widths than the target: leave hidden_size out"
+        InputError, match=r"a drafter from scratch .* other widths than the target: leave hidden_size out"
     ):
         create_drafter(target, "embeddings", num_hidden_layers=1, hidden_size=16)
     drafter = create_drafter(target, "embeddings", num_hidden_layers=1)
     assert torch.equal(drafter.get_input_embeddings().weight, target_model.get_input_embeddings().weight)
     assert drafter.get_output_embeddings().weight is drafter.get_input_embeddings().weight
     assert drafter.dtype == torch.float32
-    for name, weight in layer_weights(drafter, 0).items():
-        assert "norm" in name or not torch.equal(weight, layer_weights(target_model, 0)[name]), name
+    expected = target_model.model.layers[0].state_dict()
+    for name, weight in drafter.model.layers[0].state_dict().items():
+        assert "norm" in name or not torch.equal(weight, expected[name]), name
 
 
 def test_all_layers_give_the_target_itself(target, target_model, untied) -> None:
     """One weight left out of the copy (a norm, the head) would show in the logits, and in nothing else."""
-    arguments = {"initialization": "layers", "num_hidden_layers": 4, "layers": [0, 1, 2, 3]}
-    drafter = create_drafter(target, **arguments)
+    drafter = create_drafter(target, "layers", num_hidden_layers=4, layers=[0, 1, 2, 3])
     assert torch.equal(logits(drafter), logits(target_model))
-    drafter = from_layers(untied, [0, 1, 2, 3])
-    assert torch.equal(logits(drafter), logits(untied))
+    assert torch.equal(logits(from_layers(untied, [0, 1, 2, 3])), logits(untied))
 
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [([0, 3], [0, 3]), ([3, 0], [3, 0]), ([0, -1], [0, 3]), ([-1, -4], [3, 0]), ([2], [2]), ([1, 1, -2], [1, 1, 2])],
+    [([3, 0], [3, 0]), ([0, -1], [0, 3]), ([2], [2]), ([1, 1, -2], [1, 1, 2])],
 )
 def test_layers_come_in_the_order_given(target_model: PreTrainedModel, given: list[int], meant: list[int]) -> None:
     """Layers in another order, or counted from the wrong end, would be a worse start that nothing else shows."""
@@ -253,13 +244,13 @@ def test_layers_that_do_not_exist_are_rejected(target_model: PreTrainedModel, la
 # The configuration
 
 SMALL = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 8}
-SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "bos_token_id": 3, "eos_token_id": 4}
-SMALL |= {"pad_token_id": 5}
+SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+SMALL |= {"bos_token_id": 3, "eos_token_id": 4, "pad_token_id": 5}
 FAMILIES = [LlamaConfig, GemmaConfig, Qwen3Config, Gemma3TextConfig]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("layers", [1, 2, 7, 8])
+@pytest.mark.parametrize("layers", [1, 8])
 def test_drafter_is_the_target_with_fewer_layers(family: type[PretrainedConfig], layers: int) -> None:
     """Other ids make a drafter useless, and lists shared with the target would shrink the target."""
     target_config = family(**SMALL)
@@ -309,14 +300,11 @@ def test_impossible_shape_is_rejected(family: type[PretrainedConfig], widths: di
 LAYERS = 5
 
 
-@pytest.fixture(params=["llama", "gemma3"])
-def searched(request: pytest.FixtureRequest, tokenizer) -> PreTrainedModel:
-    if request.param == "llama":
-        model = make_model(tokenizer, layers=LAYERS)
-    else:
-        kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention", "sliding_attention"]
-        given = {"vocab_size": len(tokenizer), "num_hidden_layers": LAYERS, "layer_types": kinds}
-        model = tiny_model("gemma3_text", **given, initializer_range=0.02)
+@pytest.fixture
+def searched(tokenizer) -> PreTrainedModel:
+    kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    given = {"vocab_size": len(tokenizer), "num_hidden_layers": LAYERS, "layer_types": kinds}
+    model = tiny_model("gemma3_text", **given, initializer_range=0.02)
     for layer in (1, 3):  # nothing is added to what they are given
         for matrix in (model.model.layers[layer].self_attn.o_proj, model.model.layers[layer].mlp.down_proj):
             torch.nn.init.zeros_(matrix.weight)

@@ -232,42 +232,24 @@ def test_target_out_of_a_gguf_file(folder: Path, tmp_path: Path, tokenizer) -> N
     check_greedy(target_model, drafter, [PROMPT], 8)
 
 
-@pytest.fixture
-def multimodal_model(tokenizer) -> PreTrainedModel:
-    """A target that sees: its ids are the tokenizer's, one for what is seen, and padding."""
+def test_greedy_output_of_a_multimodal_target(folder: Path, tokenizer) -> None:
+    """Pictures and token types go to the assistant too, which knows neither, nor the ids that stand for a picture."""
     text = {"num_hidden_layers": 2, "sliding_window": 64, "pad_token_id": 0, "eos_token_id": 2}
     given = {"text": text | {"tie_word_embeddings": False}, "vision": {"patch_size": 4}}
     given |= {"mm_tokens_per_image": 4, "image_token_index": 400, "boi_token_index": 401, "eoi_token_index": 402}
     # Tied embeddings let each token be followed by itself.
     model = tiny_vision_model(408, **given, tie_word_embeddings=False)
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)  # zero to begin with
-    return model
-
-
-@pytest.fixture
-def picture() -> dict[str, torch.Tensor]:
-    """A prompt with a picture in it, as a processor writes it."""
-    ids = torch.tensor([[9, 401, 400, 400, 400, 400, 402, 33, 120, 7]])
-    seen = {"token_type_ids": (ids == 400).long(), "pixel_values": torch.rand(1, 3, 16, 16)}
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | seen
-
-
-def test_greedy_output_of_a_multimodal_target(folder, multimodal_model, tokenizer, picture) -> None:
-    """Pictures and token types go to the assistant too, which knows neither, nor the ids that stand for a picture."""
-    drafter = load_drafter(str(folder), multimodal_model, tokenizer)
-    settings = {"max_new_tokens": 8, "do_sample": False}
-    plain = multimodal_model.generate(**picture, **settings)
-    assert torch.equal(multimodal_model.generate(**picture, **settings, assistant_model=drafter), plain)
+    drafter, ids = load_drafter(str(folder), model, tokenizer), torch.tensor([[9, 401, *[400] * 4, 402, 33, 120, 7]])
+    picture = {"token_type_ids": (ids == 400).long(), "pixel_values": torch.rand(1, 3, 16, 16)}
+    picture |= {"input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": 8, "do_sample": False}
+    plain = model.generate(**picture)
+    assert torch.equal(model.generate(**picture, assistant_model=drafter), plain)
     assert len(set(plain[0, -8:].tolist())) > 3
-    unseen = picture | {"pixel_values": torch.zeros(1, 3, 16, 16)}
-    assert not torch.equal(multimodal_model.generate(**unseen, **settings), plain)
-
-
-def test_stock_loop_refuses_what_it_does_not_know(folder, multimodal_model, tokenizer, picture) -> None:
-    """README says that token types need the loop, since transformers' own refuses them: if not so, it is wrong."""
-    stock = with_stock_loop(load_drafter(str(folder), multimodal_model, tokenizer), DRAFT_LENGTH)
+    assert not torch.equal(model.generate(**picture | {"pixel_values": torch.zeros(1, 3, 16, 16)}), plain)
+    # The README says that token types need the loop.
     with pytest.raises(ValueError, match=r"not used by the model: \['token_type_ids'\]"):
-        multimodal_model.generate(**picture, max_new_tokens=8, do_sample=False, assistant_model=stock)
+        model.generate(**picture, assistant_model=with_stock_loop(drafter, DRAFT_LENGTH))
 
 
 # Malformed repositories

@@ -13,6 +13,7 @@ from drafter_trainer.drafters.ngram import count_table
 from tests.drafters.loop.conftest import FLAT, Clock, FakeNetwork, calibration, make_loop, make_settings
 
 LINEAR = [10.0 + 4.0 * tokens for tokens in range(17)]  # each token more costs as much as it must bring
+DEAR = [10.0 + 15.0 * tokens for tokens in range(17)]
 TEXT = [20, 21, 22, 23, 24, 20, 21]  # lookup says 22, 23, 24, 20, …
 
 
@@ -61,25 +62,16 @@ class Game:
 # Which source
 
 
-@pytest.mark.parametrize(
-    ("trust", "source", "token"),
-    [
-        (calibration(lookup=0.9, ngram=0.5, network=0.4), "lookup", 22),
-        (calibration(lookup=0.5, ngram=0.9, network=0.4), "ngram", 40),
-        (calibration(lookup=0.5, ngram=0.4, network=0.9), "network", 30),
-    ],
-)
-@pytest.mark.parametrize("sampling", [False, True])
-def test_source_with_the_highest_probability_drafts(trust, source, token, sampling) -> None:
+@pytest.mark.parametrize(("source", "token"), [("lookup", 22), ("ngram", 40), ("network", 30)])
+def test_source_with_the_highest_probability_drafts(source: str, token: int) -> None:
     """Prevent a fixed order of the sources, with which a worse source would draft."""
     torch.manual_seed(0)
-    slots = count_table([[21, 40]], (1,))
-    network = FakeNetwork(lambda known: 30)
-    loop = make_loop(make_settings(calibration=trust), network, slots)
-    first = loop.draft(TEXT, 4, sampling=sampling)[0]
-    assert (first.source, first.token) == (source, token)
-    assert first.probability == 0.9
-    assert (first.scores is not None) == (sampling and source == "network")
+    trust = calibration(**dict.fromkeys(("lookup", "ngram", "network"), 0.4) | {source: 0.9})
+    for sampling in (False, True):
+        network, slots = FakeNetwork(lambda known: 30), count_table([[21, 40]], (1,))
+        first = make_loop(make_settings(calibration=trust), network, slots).draft(TEXT, 4, sampling=sampling)[0]
+        assert (first.source, first.token, first.probability) == (source, token, 0.9)
+        assert (first.scores is not None) == (sampling and source == "network")
 
 
 def test_draft_goes_on_from_its_own_tokens() -> None:
@@ -163,18 +155,12 @@ def test_drafts_stay_within_every_limit(limit: int, longest: int, costs: int) ->
 
 
 @pytest.mark.parametrize("sampling", [False, True])
-def test_nothing_is_drafted_behind_the_end(sampling: bool) -> None:
-    """Prevent steps for tokens after an end token, which are thrown away."""
+def test_nothing_is_drafted_behind_the_end_or_where_nothing_pays(sampling: bool) -> None:
+    """Prevent steps for tokens after an end token, and drafts that are not worth the longer verification pass."""
     network = FakeNetwork(successor)
     loop = make_loop(make_settings(sources=["network"], longest_draft=6), network)
-    draft = loop.draft([1, 2], 6, sampling=sampling, end_ids=(5, 40))
-    assert tokens_of(draft) == [3, 4, 5]
+    assert tokens_of(loop.draft([1, 2], 6, sampling=sampling, end_ids=(5, 40))) == [3, 4, 5]
     assert len(network.reads) == 3
-
-
-@pytest.mark.parametrize("sampling", [False, True])
-def test_nothing_is_drafted_where_nothing_pays(sampling: bool) -> None:
-    """Prevent drafts that are not worth the longer verification pass."""
     for settings, network in (
         (make_settings(LINEAR, sources=["lookup"]), None),  # knows nothing of the text
         (make_settings(LINEAR, sources=["network"], calibration=calibration(network=0.0)), FakeNetwork(successor)),
@@ -353,14 +339,10 @@ def test_fillers_are_in_no_belief() -> None:
 
 def test_first_pass_is_no_measure() -> None:
     """Prevent the pass that reads the prompt from changing the cost of later passes."""
-    clock = Clock()
-    loop = make_loop(make_settings(sources=["network"]), FakeNetwork(successor), clock=clock)
-    before = len(loop.draft([1, 2, 3], 4))
-    clock.seconds += 5.0
-    known = [*range(1, 4 + before + 1)]
-    assert len(loop.draft(known, 4)) == before == 4
-    clock.seconds += 0.01
-    assert len(loop.draft([*range(1, 4 + 2 * before + 2)], 4)) == 4
+    game = Game([1, 2, 3], make_settings(sources=["network"]), FakeNetwork(successor))
+    game.play(successor, 1)
+    game.clock.seconds += 5.0
+    assert [len(draft) for draft in game.play(successor, 2)] == [4, 4]
 
 
 @pytest.mark.parametrize(
@@ -394,19 +376,17 @@ def test_network_that_brings_nothing_is_asked_seldom(sources, known, text, draft
 
 def test_sampling_goes_by_its_own_curve() -> None:
     """Prevent greedy costs from deciding the length of sampled drafts."""
-    dear = {"cpu": [10.0 + 15.0 * tokens for tokens in range(17)]}
-    trust = calibration(network=0.6)
-    settings = make_settings(LINEAR, sources=["network"], calibration=trust, sampling_pass_milliseconds=dear)
-    for sampling, drafts in ((False, True), (True, False)):
-        loop = make_loop(settings, FakeNetwork(successor))
-        assert bool(loop.draft([1, 2, 3, 9, 8], 8, sampling=sampling)) == drafts
+    given = {"sources": ["network"], "sampling_pass_milliseconds": {"cpu": DEAR}}
+    for sampling in (False, True):
+        loop = make_loop(make_settings(LINEAR, **given), FakeNetwork(successor))
+        assert (loop.draft([1, 2, 3, 9, 8], 8, sampling=sampling) == []) == sampling
 
 
 def test_cost_of_passes_is_learned_from_the_clock() -> None:
     """Prevent too long drafts on a machine where verification takes longer than during tuning."""
     settings = make_settings(LINEAR, sources=["network"], longest_draft=8, calibration=calibration(network=0.7))
     lengths = []
-    for costs in (LINEAR, [10.0 + 15.0 * tokens for tokens in range(17)]):
+    for costs in (LINEAR, DEAR):
         game, choose = Game([1, 2], settings, FakeNetwork(successor), costs), random.Random(0)
         drafts = game.play(lambda known, choose=choose: (known[-1] + (1 if choose.random() < 0.7 else 2)) % 50, 60)
         lengths.append([len(draft) for draft in drafts])

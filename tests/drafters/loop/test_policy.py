@@ -89,21 +89,6 @@ def test_extension_pays_where_some_length_does(milliseconds: list[float]) -> Non
     assert not extension_pays(4, 4, 1.0, 1.0, curve, 0.001)
 
 
-# The cost of a pass
-
-
-@pytest.mark.parametrize("milliseconds", [0.0, 1e6])
-def test_one_interrupted_pass_hardly_moves_the_curve(milliseconds: float) -> None:
-    """Prevent one interrupted pass from ending drafting."""
-    curve = CostModel([10.0, 12.0])
-    curve.observe(1, milliseconds)
-    assert 0.8 < curve(1) / 10.0 < 1.25
-    assert 0.8 < curve(2) / 12.0 < 1.25
-
-
-# What a source's token is worth
-
-
 @pytest.mark.parametrize("accepted", [True, False])
 def test_belief_follows_what_became_of_tokens(accepted: bool) -> None:
     """Prevent an estimate that ignores acceptance in a completion, or follows it without bounds."""
@@ -143,7 +128,13 @@ def test_rate_moves_from_the_tuned_to_the_own_yield() -> None:
 
 
 def test_curve_moves_as_a_whole() -> None:
-    """Prevent outdated costs of lengths that were not tried since the machine became busy."""
+    """Prevent outdated costs of lengths that were not tried since the machine became busy, and one interrupted pass
+    from ending drafting."""
+    for milliseconds in (0.0, 1e6):
+        curve = CostModel([10.0, 12.0])
+        curve.observe(1, milliseconds)
+        assert 0.8 < curve(1) / 10.0 < 1.25
+        assert 0.8 < curve(2) / 12.0 < 1.25
     curve = CostModel([10.0, 12.0, 20.0])
     for _ in range(100):
         curve.observe(2, 24.0)
