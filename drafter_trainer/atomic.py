@@ -36,11 +36,11 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def replace_folder(place: Path, folder: Path) -> None:
-    """Rename a temporary folder to a place, where another folder may be."""
-    if place.exists():
-        place.rename(folder.with_name("replaced"))
-    folder.rename(place)
+def replace_folder(destination: Path, folder: Path) -> None:
+    """Rename a temporary folder to its destination, and replace the folder that is there."""
+    if destination.exists():
+        destination.rename(folder.with_name("replaced"))
+    folder.rename(destination)
 
 
 @contextlib.contextmanager
@@ -52,12 +52,12 @@ def temporary_folder(parent: Path, name: str = "new") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(place: Path, name: str = "new") -> Iterator[Path]:
-    """Yield the path of a folder to make, which replaces `place` after the block; an exception leaves `place`.
+def whole_folder(destination: Path, name: str = "new") -> Iterator[Path]:
+    """Yield the path of a folder to make, which replaces `destination` after the block, unless an exception is raised.
 
     Args:
-        name (`str`, *optional*): Name of the folder until then.
+        name (`str`, *optional*): Name of the folder during the block.
     """
-    with temporary_folder(place.parent, name) as folder:
+    with temporary_folder(destination.parent, name) as folder:
         yield folder
-        replace_folder(place, folder)
+        replace_folder(destination, folder)

@@ -88,7 +88,7 @@ class ChatTokenizer:
         return self._apply(messages, **given, return_dict=True, sanitize_control_tokens=True)["input_ids"]
 
     def encode_prompt(self, prompt: str, earlier: Sequence[tuple[str, str]] = ()) -> list[int]:
-        """Return the token ids of a prompt, up to the place where the completion begins."""
+        """Return the token ids of a prompt, up to the start of the completion."""
         return self.encode(chat_of(prompt, earlier), add_generation_prompt=True)
 
     def encode_text(self, text: str, add_special_tokens: bool = False) -> list[int]:

@@ -1,7 +1,7 @@
 """Languages, pairs of languages, and the prompts of the tasks, which training and benchmark share.
 
-Any BCP 47 tag names a language. `languages.json` has probe sentences and story prompts for some languages; the others
-work without them.
+Any BCP 47 tag names a language. `languages.json` has probe sentences and story prompts for some languages; all other
+languages work without them.
 """
 
 import functools
@@ -156,7 +156,7 @@ def read_language_or_pair(text: str) -> Pair:
 
 
 def probes_of(languages: Iterable[Language]) -> tuple[str, ...]:
-    """Return the probe of each language; the English probe replaces a missing one, and is the default."""
+    """Return the probe of each language; the English probe replaces a missing probe, and is the default."""
     english = LANGUAGES["en"].probe
     return tuple(dict.fromkeys(language.probe or english for language in languages)) or (english,)
 

@@ -85,7 +85,7 @@ def find_method(run: MeasuredRun, name: str) -> MeasuredMethod:
 
 
 def margin_text(divergences: list[dict[str, Any]]) -> str:
-    """Describe by how much the target's two best logits differ where outputs diverge from plain decoding's."""
+    """Describe by how much the target's two best logits differ where outputs diverge from those of plain decoding."""
     margins = [divergence["margin"] for divergence in divergences if divergence["margin"] is not None]
     if not margins:
         return "the difference of the target's two best logits is not known"
@@ -119,7 +119,7 @@ def read_results(path: Path) -> Results:
     return results
 
 
-def check_results(results: Any, place: str) -> None:
+def check_results(results: Any, file: str) -> None:
     """Check results against the schema."""
     # An engine that loads a drafter must not need this library.
     from jsonschema import Draft202012Validator
@@ -127,11 +127,11 @@ def check_results(results: Any, place: str) -> None:
 
     version = results.get("schema_version") if isinstance(results, dict) else None
     if version != SCHEMA_VERSION:
-        raise InputError(f"{place} has schema version {version}, expected {SCHEMA_VERSION}: run make bench again")
+        raise InputError(f"{file} has schema version {version}, expected {SCHEMA_VERSION}: run make bench again")
     error = best_match(Draft202012Validator(SCHEMA).iter_errors(results))
     if error is not None:
         reason = textwrap.shorten(error.message, 160)
-        raise InputError(f"{place}, {error.json_path}: {reason} (see docs/results_schema.md): run make bench again")
+        raise InputError(f"{file}, {error.json_path}: {reason} (see docs/results_schema.md): run make bench again")
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def _is_no_result(path: Path) -> bool:
 
 
 def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
-    # The choice of target layers does not affect a network that starts from something else.
+    # The choice of target layers does not affect a network that starts from other weights.
     layered = settings.get("initialization", "layers") == "layers"
     unused = _INDIFFERENT if layered else _INDIFFERENT | {"initial_layers"}
     return {key: value for key, value in settings.items() if key not in unused}

@@ -69,7 +69,7 @@ class Target:
 
     @property
     def context(self) -> int | None:
-        """Maximum number of tokens that it reads; `None` if its configuration states no number."""
+        """Maximum number of tokens that the target reads; `None` if its configuration states no number."""
         return context_of(self.load_config())
 
     def is_known_as(self, identity: str) -> bool:
@@ -169,20 +169,20 @@ def resolve_target(
         InputError: If the model does not exist, the wheel is not installed, or assisted decoding does not support the
             model.
     """
-    place, from_wheel = target_model, target_model.startswith("wheel:")
+    path, from_wheel = target_model, target_model.startswith("wheel:")
     if from_wheel:
         wheel = target_model.removeprefix("wheel:")
-        place, found = str(convert_wheel(wheel, folder)), f"{wheel}=={importlib.metadata.version(wheel)}"
+        path, found = str(convert_wheel(wheel, folder)), f"{wheel}=={importlib.metadata.version(wheel)}"
         name = name or HUB_IDS.get(wheel)
     elif Path(target_model).is_dir():
         found = hash_folder(Path(target_model))
     else:
         target_model, named = split_revision(target_model)
-        place, found = target_model, resolve_commit(target_model, revision or named, "a model")
+        path, found = target_model, resolve_commit(target_model, revision or named, "a model")
     target = Target(
         name or target_model,
         found,
-        place,
+        path,
         chat_template=None if chat_template is None else _read_template(Path(chat_template)).rstrip("\n"),
         chat_template_file=chat_template,
         chat_template_kwargs=chat_template_kwargs,
@@ -217,11 +217,11 @@ def _read_template(path: Path) -> str:
         raise InputError(f"chat_template {path} cannot be read: {error}") from error
 
 
-def split_revision(place: str) -> tuple[str, str | None]:
+def split_revision(target: str) -> tuple[str, str | None]:
     """Split `HUB_ID@REVISION`; the name of an existing file or folder is not split."""
-    if Path(place).exists():
-        return place, None
-    name, _, revision = place.partition("@")
+    if Path(target).exists():
+        return target, None
+    name, _, revision = target.partition("@")
     return name, revision or None
 
 
@@ -285,7 +285,7 @@ def _check_assistable(config: PreTrainedConfig, name: str) -> None:
 
 
 def load_checkpoint(path: str, revision: str | None, dtype: str | torch.dtype) -> PreTrainedModel:
-    """Load a model that generates text, with all parts of a multimodal one."""
+    """Load a model that generates text, with all parts of a multimodal model."""
     config = AutoConfig.from_pretrained(path, revision=revision)
     model_class = model_class_of(config)
     if model_class is None:

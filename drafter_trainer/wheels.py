@@ -27,7 +27,7 @@ def convert_wheel(wheel: str, folder: Path) -> Path:
     """Convert the GGUF file of an installed wheel to a folder for `from_pretrained`, unless it exists.
 
     Args:
-        wheel (`str`): A wheel with one GGUF file, or one that requires wheels with its pieces.
+        wheel (`str`): A wheel with one GGUF file, or a wheel that requires other wheels with the pieces of its file.
     """
     converted = folder / f"{wheel}-{_distribution(wheel).version}"
     if converted.is_dir():

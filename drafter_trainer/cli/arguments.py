@@ -79,19 +79,19 @@ class TargetArguments(Options, group="target"):
             raise InputError("no target_model: give --target_model HUB_ID_OR_FOLDER, or a --config that has it")
         read_mapping(self, "chat_template_kwargs")
 
-    def name_and_place(self) -> tuple[str | None, str]:
+    def name_and_location(self) -> tuple[str | None, str]:
         """Return the target's Hub id if it is given, and the location of its weights."""
         named = re.fullmatch(r"([\w.-]+/[\w.-]+)=(.+)", self.target_model)
         return named.groups() if named and not Path(self.target_model).is_dir() else (None, self.target_model)
 
     def resolve(self) -> Target:
         """Return the target that the options name."""
-        name, place = self.name_and_place()
-        if name is None and (folder := Path(place)).is_dir():
+        name, location = self.name_and_location()
+        if name is None and (folder := Path(location)).is_dir():
             named = f"<you>/{folder.resolve().name}={folder}"
             raise InputError(f"target_model {folder} is a folder: give its Hub id too, such as --target {named}")
         return resolve_target(
-            place,
+            location,
             name=name,
             chat_template=self.chat_template,
             stop=self.stop,

@@ -130,8 +130,8 @@ def parse_arguments(
         raise InputError(f"{rest[0]} belongs to no option (--help lists the options)")
     if isinstance(run := objects[0], RunArguments):
         target = next((entry for entry in objects if isinstance(entry, TargetArguments)), None)
-        name, place = target.name_and_place() if target else (None, None)
-        run.fill_in(name or place)
+        name, location = target.name_and_location() if target else (None, None)
+        run.fill_in(name or location)
     values = {key: value for entry in objects for key, value in vars(entry).items()}
     named = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")} | from_file.keys()
     # --no_load_best_model_at_end is a setting of load_best_model_at_end.
@@ -151,13 +151,13 @@ def read_config(path: Path, step: str, kinds: Sequence[type] = ()) -> dict[str, 
     everything = set().union(*known.values())
     plain: dict[str, Any] = {}
     special: dict[str, Any] = {}
-    for key, (value, place) in _read_with_base(path, ()).items():
+    for key, (value, file) in _read_with_base(path, ()).items():
         owner, dot, name = key.rpartition(".")
         if owner in _OF_A_CLONE and owner != step:
             continue
         if (dot and owner not in known) or name not in (known[owner] if dot else everything):
             names = [f"{other}.{entry}" for other in known for entry in known[other]] if dot else everything
-            raise InputError(f"{place}: unknown key {key}{_suggest(key, names, step)}")
+            raise InputError(f"{file}: unknown key {key}{_suggest(key, names, step)}")
         if owner == step:
             special[name] = value
         elif not owner and name in known[step]:

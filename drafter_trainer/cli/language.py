@@ -63,34 +63,34 @@ def main(argv: list[str]) -> None:
     config = option_of(argv, "--config")
     if config is None:
         raise InputError("no --config FILE: give one, which each step reads")
-    places = {name: run.folder if name == HYBRID else run.folder / "strategies" / name for name in STRATEGIES}
+    folders = {name: run.folder if name == HYBRID else run.folder / "strategies" / name for name in STRATEGIES}
     questions = language.questions or language.prompts
     kept_out = ["--evaluation_questions", *dict.fromkeys(("sample", questions))]
 
-    def step(name: str, place: Path, *options: str | int | Path) -> None:
-        common = ["--config", config, "--pair", named.pair, "--run_folder", place, "--drafter_name", run.name]
+    def step(name: str, folder: Path, *options: str | int | Path) -> None:
+        common = ["--config", config, "--pair", named.pair, "--run_folder", folder, "--drafter_name", run.name]
         call_step(name, [*common, *options])
 
     collect_rows(step, run.folder, language, kept_out)
-    for name, place in places.items():
+    for name, folder in folders.items():
         if STRATEGIES[name].rows:
-            step("finetune", place, "--data", *(run.folder / part for part in STRATEGIES[name].rows))
-            for checkpoint in (place / "finetune").glob("checkpoint-*"):  # most of the run's disk space
+            step("finetune", folder, "--data", *(run.folder / part for part in STRATEGIES[name].rows))
+            for checkpoint in (folder / "finetune").glob("checkpoint-*"):  # most of the run's disk space
                 shutil.rmtree(checkpoint)
     found: dict[str, dict[str, Any]] = {}
     rows, costs = ["--data", run.folder / "distill", run.folder / "stories"], []
-    for name, place in places.items():
-        strategy, trained = STRATEGIES[name], place
+    for name, folder in folders.items():
+        strategy, trained = STRATEGIES[name], folder
         text = ["--corpus", *language.corpus, *kept_out] if NGRAM in strategy.sources else []
         if name == HYBRID:
             networks = [other for other in found if STRATEGIES[other].rows]
             network = max(networks, key=lambda other: found[other]["speedup_on_validation"])
-            trained = places[network]
+            trained = folders[network]
         drafter = ["--drafter", trained / "finetune"] if NETWORK in strategy.sources else []
-        step("tune", place, *rows, *costs, *drafter, *text, "--sources", *strategy.sources)
-        found[name] = describe(strategy, place, trained)
+        step("tune", folder, *rows, *costs, *drafter, *text, "--sources", *strategy.sources)
+        found[name] = describe(strategy, folder, trained)
         # All strategies use the same times of the target, so that noise does not decide between them.
-        costs = costs or ["--costs", place / "drafter"]
+        costs = costs or ["--costs", folder / "drafter"]
     found[HYBRID]["network"] = network
     best = max(found, key=lambda name: (found[name]["speedup_on_validation"], name == HYBRID))
     # The published drafter describes only its own rows.
@@ -98,16 +98,16 @@ def main(argv: list[str]) -> None:
     write_json(run.folder / FILE_NAME, {"published": best, "strategies": found, "collected": collected})
     print(f"\n{strategies_table(found, best)}")
 
-    others = [f"{STRATEGIES[name].method}={place / 'drafter'}" for name, place in places.items() if name != best]
-    measured = ["--drafter", places[best] / "drafter", "--baselines", *others]
-    step("bench", places[best], *measured, "--questions", questions)
-    step("bench", places[best], *measured, "--task", STORY)
-    asked = {key: value for key, value in given.items() if hasattr(publishing, key) and key != "sources"}
-    step("publish", places[best], *(word for key, value in asked.items() for word in (f"--{key}", value)))
+    others = [f"{STRATEGIES[name].method}={folder / 'drafter'}" for name, folder in folders.items() if name != best]
+    measured = ["--drafter", folders[best] / "drafter", "--baselines", *others]
+    step("bench", folders[best], *measured, "--questions", questions)
+    step("bench", folders[best], *measured, "--task", STORY)
+    options = {key: value for key, value in given.items() if hasattr(publishing, key) and key != "sources"}
+    step("publish", folders[best], *(word for key, value in options.items() for word in (f"--{key}", value)))
     if publishing.destination().folder and not publishing.dry_run:  # the gallery reads the file there
         shutil.copyfile(run.folder / FILE_NAME, publishing.destination().folder / FILE_NAME)
-    for place in (places[best], places[best] / "tasks" / STORY):
-        print(f"\n{speedup_tables(read_results(place / RESULTS))}")
+    for folder in (folders[best], folders[best] / "tasks" / STORY):
+        print(f"\n{speedup_tables(read_results(folder / RESULTS))}")
 
 
 def collect_rows(step: Callable[..., None], folder: Path, language: LanguageArguments, kept_out: list[str]) -> None:
@@ -137,13 +137,13 @@ def prompts_within(minutes: int, folder: Path) -> int:
     return prompts
 
 
-def describe(strategy: Strategy, place: Path, trained: Path) -> dict[str, Any]:
+def describe(strategy: Strategy, folder: Path, trained: Path) -> dict[str, Any]:
     """Return the size and the times of a strategy, and the speedup that tuning expects."""
-    finetuned, tuned = read_step(trained / "finetune"), read_step(place / "tune")
+    finetuned, tuned = read_step(trained / "finetune"), read_step(folder / "tune")
     return {
         "method": strategy.method,
         "speedup_on_validation": tuned["facts"]["speedup_on_validation"],
-        "bytes": sum(path.stat().st_size for path in (place / "drafter").glob("*.safetensors")),
+        "bytes": sum(path.stat().st_size for path in (folder / "drafter").glob("*.safetensors")),
         "finetune_seconds": finetuned["seconds"] if finetuned else 0.0,
         "tune_seconds": tuned["seconds"],
     }

@@ -73,9 +73,9 @@ class BenchmarkArguments(Options, group="benchmark"):
         lengths, sources, others = [], {"without": [], "alone": []}, {}
         for entry in self.baselines:
             kind, _, value = entry.partition(":")
-            name, _, place = entry.partition("=")
-            if name and place and name not in others:
-                others[name] = place
+            name, _, location = entry.partition("=")
+            if name and location and name not in others:
+                others[name] = location
             elif kind == "lookup" and value.isdecimal() and int(value) > 0:
                 lengths.append(int(value))
             elif kind in sources and value in SOURCES:

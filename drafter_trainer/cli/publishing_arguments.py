@@ -43,8 +43,8 @@ class PublishingArguments(Options, group="publishing"):
 
     def spelled_out(self) -> dict[str, Any]:
         """Return the arguments of `publish`, including those in the short forms of `--to` and `--format`."""
-        values, (place, _, rest) = dict(vars(self)), self.to.partition(":")
-        if place == HUB:
+        values, (kind, _, rest) = dict(vars(self)), self.to.partition(":")
+        if kind == HUB:
             repository, _, branch = rest.partition("@")
             values |= {"to": HUB, "repo_id": repository or None, "revision": branch or None}
         kind, _, base = self.format.partition(":")

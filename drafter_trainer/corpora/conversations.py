@@ -39,27 +39,27 @@ class Conversation:
         return "\n".join(filter(None, parts))
 
 
-def conversation_of_row(place: str, row: dict[str, Any]) -> Conversation:
+def conversation_of_row(location: str, row: dict[str, Any]) -> Conversation:
     """Read a row of `messages` or `conversations`, with optional `system` and `tools`."""
     turns = row.get("messages") or row.get("conversations")
     if not isinstance(turns, list) or not turns:
-        raise BadRowError(place, "no document", ': expected "text", "messages" or "conversations"')
-    messages = [_message(place, turn) for turn in turns]
+        raise BadRowError(location, "no document", ': expected "text", "messages" or "conversations"')
+    messages = [_message(location, turn) for turn in turns]
     system, tools = row.get("system") or "", _parse(row.get("tools")) or None
     if not isinstance(system, str):
-        raise BadRowError(place, "system is not a text", f": got {system!r:.80}")
+        raise BadRowError(location, "system is not a text", f": got {system!r:.80}")
     if tools is not None and not (isinstance(tools, list) and all(_name(tool) for tool in tools)):
-        raise BadRowError(place, "tools are not a list of JSON schemas with names", f": got {tools!r:.80}")
+        raise BadRowError(location, "tools are not a list of JSON schemas with names", f": got {tools!r:.80}")
     if system.strip():
         if messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": system})
         elif system.strip() not in messages[0]["content"]:
             messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
-    check_values(place, [messages, tools])  # parts of these were JSON texts inside the JSON row
+    check_values(location, [messages, tools])  # parts of these were JSON texts inside the JSON row
     return Conversation(messages, [_wrap(tool) for tool in tools] if tools else None)
 
 
-def _message(place: str, turn: Any) -> dict[str, Any]:
+def _message(location: str, turn: Any) -> dict[str, Any]:
     # A row of a table has the keys of all rows; missing values are None.
     values = {key: value for key, value in turn.items() if value is not None} if isinstance(turn, dict) else {}
     speaker = values.get("role", values.get("from"))
@@ -71,9 +71,9 @@ def _message(place: str, turn: Any) -> dict[str, Any]:
     elif content is None and calls:
         content = ""
     if role is None or not isinstance(content, str):
-        raise BadRowError(place, "a message needs a known role and a text", f", got {turn!r:.80}")
+        raise BadRowError(location, "a message needs a known role and a text", f", got {turn!r:.80}")
     if not isinstance(calls, list) or not all(_name(call) for call in calls):
-        raise BadRowError(place, "tool_calls need function names", f", got {calls!r:.80}")
+        raise BadRowError(location, "tool_calls need function names", f", got {calls!r:.80}")
     message: dict[str, Any] = {"role": role, "content": content}
     reasoning = values.get("reasoning_content", values.get("reasoning", values.get("thinking")))
     if isinstance(reasoning, str) and reasoning.strip():

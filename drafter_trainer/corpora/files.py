@@ -23,8 +23,8 @@ class BadRowError(InputError):
         reason (`str`): One of a few fixed phrases; dropped rows are counted by reason.
     """
 
-    def __init__(self, place: str, reason: str, advice: str = "") -> None:
-        super().__init__(place, reason, advice)  # with all arguments the error can be pickled for another process
+    def __init__(self, location: str, reason: str, advice: str = "") -> None:
+        super().__init__(location, reason, advice)  # with all arguments the error can be pickled for another process
         self.reason = reason
 
     def __str__(self) -> str:
@@ -58,29 +58,29 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the numbered objects of a JSON Lines file."""
     for number, line in read_lines(path):
-        place = f"{path}, line {number}"
+        location = f"{path}, line {number}"
         if not line.strip():
-            raise BadRowError(place, "empty line", ": delete it, or write a JSON object there")
+            raise BadRowError(location, "empty line", ": delete it, or write a JSON object there")
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise BadRowError(place, "not JSON", f" ({error}): expected one object per line") from error
+            raise BadRowError(location, "not JSON", f" ({error}): expected one object per line") from error
         if not isinstance(row, dict):
-            raise BadRowError(place, f"got a JSON {type(row).__name__}", ", expected an object")
-        check_values(place, row)
+            raise BadRowError(location, f"got a JSON {type(row).__name__}", ", expected an object")
+        check_values(location, row)
         yield number, row
 
 
-def check_values(place: str, value: Any) -> None:
+def check_values(location: str, value: Any) -> None:
     """Raise an error if a text cannot be encoded as UTF-8: JSON allows lone surrogates."""
     try:
         json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
         found = f"\\u{ord(error.object[error.start]):04x} after {error.object[: error.start][-20:]!r}"
         advice = f" ({found}): write the whole character, or delete it"
-        raise BadRowError(place, "half of a surrogate pair", advice) from error
+        raise BadRowError(location, "half of a surrogate pair", advice) from error
     except RecursionError as error:
-        raise BadRowError(place, "nested too deeply", ": expected a flat object") from error
+        raise BadRowError(location, "nested too deeply", ": expected a flat object") from error
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -90,7 +90,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         path (`Path`): A folder, or a file that ends in `.jsonl`, `.json`, `.txt` (also with `.gz`) or `.parquet`, in
             lower or upper case.
     Returns:
-        Iterator of `(place, row)`. The place is "FILE, line N", for error messages and source ids.
+        Iterator of `(location, row)`. The location is "FILE, line N", for error messages and source ids.
     """
     if path.is_dir():
         for file in files_of(path):

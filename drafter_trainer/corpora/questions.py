@@ -89,17 +89,17 @@ def _read_spec_bench(path: Path, pair: Pair, task: Task) -> Iterator[Question]:
     left_out: set[str] = set()
     count = 0
     for number, row in read_json_lines(path):
-        place = f"{path}, line {number}"
-        question_id, turns, reference = _check(row, place)
+        location = f"{path}, line {number}"
+        question_id, turns, reference = _check(row, location)
         if question_id in seen:
-            raise InputError(f"{place}: question_id {row['question_id']!r} is repeated: make ids unique")
+            raise InputError(f"{location}: question_id {row['question_id']!r} is repeated: make ids unique")
         seen.add(question_id)
         category = row.get("category")
         if task.categories and category is not None and category not in task.categories:
             left_out.add(str(category))
             continue
         count += 1
-        yield from _turns(question_id, turns[: task.turns], reference, pair, place)
+        yield from _turns(question_id, turns[: task.turns], reference, pair, location)
     if left_out and not count:
         raise InputError(
             f"{path}: no questions of task {task.name} ({', '.join(task.categories)}), only of "
@@ -107,21 +107,21 @@ def _read_spec_bench(path: Path, pair: Pair, task: Task) -> Iterator[Question]:
         )
 
 
-def _check(row: dict[str, Any], place: str) -> tuple[str, list[str], str | None]:
+def _check(row: dict[str, Any], location: str) -> tuple[str, list[str], str | None]:
     question_id, turns, reference = row.get("question_id"), row.get("turns"), row.get("reference")
     if not isinstance(question_id, str | int) or not isinstance(turns, list) or not turns:
-        raise InputError(f'{place}: not in the Spec-Bench format: expected "question_id" and a list of "turns"')
+        raise InputError(f'{location}: not in the Spec-Bench format: expected "question_id" and a list of "turns"')
     for turn, prompt in enumerate(turns, start=1):
         if not isinstance(prompt, str) or not prompt.strip():
             name = "the first turn" if turn == 1 else f"turn {turn}"
-            raise InputError(f"{place}: {name} is empty: write a prompt there or delete the line")
+            raise InputError(f"{location}: {name} is empty: write a prompt there or delete the line")
     # MT-Bench's own references are lists for a judge of mathematics, not texts to compare with.
     if reference is not None and not isinstance(reference, str | list):
-        raise InputError(f'{place}: expected a text as "reference", got {str(reference)[:40]}: write one or remove it')
+        raise InputError(f'{location}: expected a text as "reference", got {str(reference)[:40]}: write or remove it')
     return str(question_id), turns, reference if isinstance(reference, str) and reference.strip() else None
 
 
-def _turns(question_id: str, turns: list[str], reference: str | None, pair: Pair, place: str) -> Iterator[Question]:
+def _turns(question_id: str, turns: list[str], reference: str | None, pair: Pair, location: str) -> Iterator[Question]:
     earlier: tuple[Question, ...] = ()
     for number, prompt in enumerate(turns, start=1):
         text = prompt
@@ -129,7 +129,7 @@ def _turns(question_id: str, turns: list[str], reference: str | None, pair: Pair
             source, target, text = translation
             if (source, target) != (pair.source.name, pair.target.name):
                 raise InputError(
-                    f"{place}: the prompt translates {source} to {target}, the pair is {pair}: name another file"
+                    f"{location}: the prompt translates {source} to {target}, the pair is {pair}: name another file"
                 )
             prompt = translation_prompt(pair, text)
         name = question_id if len(turns) == 1 else f"{question_id}/{number}"

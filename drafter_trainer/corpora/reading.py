@@ -173,21 +173,21 @@ def describe_corpus(name: str) -> dict[str, str]:
     return {"name": name, "repo": known.repo, "revision": revision, "licence": known.license}
 
 
-def document_of_row(place: str, row: dict[str, Any]) -> Document:
+def document_of_row(location: str, row: dict[str, Any]) -> Document:
     """Make a document of a row of `text`, `messages` or `conversations`."""
     text = row.get("text")
     if isinstance(text, str) and text.strip():
-        return Document(place, text=text)
-    return Document(place, conversation=conversation_of_row(place, row))
+        return Document(location, text=text)
+    return Document(location, conversation=conversation_of_row(location, row))
 
 
-def _document_unless_blank(place: str, row: dict[str, Any]) -> Document | None:
+def _document_unless_blank(location: str, row: dict[str, Any]) -> Document | None:
     # A blank line of a text file separates paragraphs; a table may have both texts and conversations.
     blank = isinstance(row.get("text"), str) and not row["text"].strip()
-    return None if blank and not (row.get("messages") or row.get("conversations")) else document_of_row(place, row)
+    return None if blank and not (row.get("messages") or row.get("conversations")) else document_of_row(location, row)
 
 
-def _sentence_of_row(place: str, row: dict[str, Any], pair: Pair) -> Sentence:
+def _sentence_of_row(location: str, row: dict[str, Any], pair: Pair) -> Sentence:
     translation = row.get("translation")
     if isinstance(translation, dict):
         codes = ((language.code, *language.aliases) for language in (pair.source, pair.target))
@@ -198,9 +198,9 @@ def _sentence_of_row(place: str, row: dict[str, Any], pair: Pair) -> Sentence:
         reference = row.get("target", row.get(pair.target.name.lower()))
     if not isinstance(text, str) or not text.strip():
         raise BadRowError(
-            place, "no sentence", f': expected "source", "text" or "translation" with a text in {pair.source.name}'
+            location, "no sentence", f': expected "source", "text" or "translation" with a text in {pair.source.name}'
         )
-    return Sentence(place, text.strip(), reference.strip() if isinstance(reference, str) else None)
+    return Sentence(location, text.strip(), reference.strip() if isinstance(reference, str) else None)
 
 
 def _read(
@@ -228,9 +228,9 @@ def _read(
         numbered = enumerate(stream(known, config, source_split, corpus.revision), 1)
         rows = ((f"{name}/{source_split}/{number}", row) for number, row in numbered)
     check_split(name, tuple(shares), split)
-    for place, row in rows:
+    for location, row in rows:
         try:
-            made = make(place, row)
+            made = make(location, row)
         except BadRowError as error:
             if known is None:
                 raise

@@ -107,15 +107,15 @@ def _read_file(path: Path, columns: Sequence[str]) -> Iterable[Any]:
 
 def _rows(rows: Iterable[Any], name: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     for number, row in enumerate(rows):
-        place = f"{name}, row {number}"
+        location = f"{name}, row {number}"
         if isinstance(row, str):
             row = {columns[0]: row}
         elif isinstance(row, list):
             row = {"messages": row}
         if not isinstance(row, Mapping) or all(row.get(column) is None for column in columns):
             got = ", ".join(row) if isinstance(row, Mapping) else repr(row)[:80]
-            raise InputError(f"{place}: expected a column {' or '.join(columns)}, got {got or 'nothing'}")
-        yield {key: value for key, value in row.items() if value is not None} | {"source_id": place}
+            raise InputError(f"{location}: expected a column {' or '.join(columns)}, got {got or 'nothing'}")
+        yield {key: value for key, value in row.items() if value is not None} | {"source_id": location}
 
 
 def _split(rows: Iterator[dict[str, Any]], split: str) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,7 @@ class Completion:
     Args:
         completion_ids (`list[int]`): The generated ids, with the end token if there is one.
         topk_ids (`np.ndarray` of shape `(tokens, 20)`, *optional*): Most likely ids at each position, best first.
-        topk_logprobs (`np.ndarray` of shape `(tokens, 20)`, *optional*): Their log-probabilities in nats, of the
+        topk_logprobs (`np.ndarray` of shape `(tokens, 20)`, *optional*): log p of these ids in nats, of the
             raw distribution at temperature 1.
         finish_reason (`str`): "stop" after an end token or a stop string, "length" if truncated.
         retokenized (`bool`, *optional*, defaults to `False`): Whether the engine returned only text, which was

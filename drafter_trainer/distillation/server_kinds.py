@@ -129,7 +129,7 @@ class LlamaCpp(ServerKind):
 
     This endpoint returns ids, and `samplers` restricts sampling to the temperature. It adds no start token to a prompt
     of ids. Log-probabilities (`n_probs`) are of the raw logits unless `post_sampling_probs` is set. Tokens that end
-    inside a character, and the token of a stop string, have none. A completion with such tokens is stored without any.
+    inside a character, and the token of a stop string, have no log-probabilities: completions are stored without them.
     """
 
     name = "llamacpp"

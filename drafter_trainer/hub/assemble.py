@@ -39,7 +39,7 @@ def assemble(
     sources: Sequence[str] = (),
     adapter_of: str | None = None,
     compact: int = 0,
-    place: Path | None = None,
+    destination: Path | None = None,
 ) -> DrafterDescription:
     """Write a drafter's files, apart from card and results, to a new folder.
 
@@ -54,8 +54,8 @@ def assemble(
             weights.
         compact (`int`, *optional*, defaults to `0`): Bits of a weight, 8 or 4, of a repository without the target's
             own embeddings, head and tokenizer; see `drafters.compact`. 0 for a stock model.
-        place (`Path`, *optional*): Final folder of the drafter; `None` on the Hub. If the base drafter of an adapter
-            is a folder, the adapter stores its path relative to `place`.
+        destination (`Path`, *optional*): Final folder of the drafter; `None` on the Hub. If the base drafter of an
+            adapter is a folder, the adapter stores the folder's path relative to `destination`.
     Returns:
         `DrafterDescription`, as written to the folder.
     """
@@ -76,7 +76,7 @@ def assemble(
     elif adapter_of is None:
         model.save_pretrained(folder)
     else:
-        over = _add_adapter(drafter, adapter_of, folder, place)
+        over = _add_adapter(drafter, adapter_of, folder, destination)
     prompting: dict[str, Any] = {"stop": [*target.stop]} if target.stop else {}
     if target.chat_template is not None:
         (folder / _TEMPLATE).write_text(target.chat_template, encoding="utf-8")
@@ -103,7 +103,7 @@ def _restrict(drafter: Path, description: DrafterDescription, sources: Sequence[
     return dataclasses.replace(description, loop=loop, files=files, training=training)
 
 
-def _add_adapter(trained: Path, base: str, folder: Path, place: Path | None) -> dict[str, str]:
+def _add_adapter(trained: Path, base: str, folder: Path, destination: Path | None) -> dict[str, str]:
     """Write a drafter's adapter, if base and adapter give the trained weights; return the base's identity."""
     adapter = trained / ADAPTER
     if not (adapter / ADAPTER_WEIGHTS).is_file():
@@ -120,9 +120,9 @@ def _add_adapter(trained: Path, base: str, folder: Path, place: Path | None) -> 
                 "from"
             )
     if Path(base).is_dir():
-        if place is None:
+        if destination is None:
             raise InputError(f"adapter_of {base} is a local folder: publish this base drafter, and give its Hub id")
-        base = os.path.relpath(Path(base).resolve(), place.resolve())
+        base = os.path.relpath(Path(base).resolve(), destination.resolve())
     folder.mkdir()
     config = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": base, "revision": revision}

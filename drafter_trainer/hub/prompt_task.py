@@ -33,7 +33,7 @@ class PromptTask:
 def read_task(message: str, known: Mapping[str, Language] = LANGUAGES) -> PromptTask:
     """Read the task of a user's message.
 
-    A message is a translation if its first line, or the text before its first colon, asks for one in English. The
+    A message asks for a translation if its first line, or the text before its first colon, does so in English. The
     source language is identified from the text itself; the name in the instruction counts only if the text is too
     short. The completion of any other message is expected in the language of the message, unless the message asks for
     another language (`in German`).
@@ -57,7 +57,7 @@ def read_task(message: str, known: Mapping[str, Language] = LANGUAGES) -> Prompt
 def identify_language(text: str, known: Mapping[str, Language] = LANGUAGES) -> Language | None:
     """Identify the language of a text.
 
-    The identifier ranks all of its languages: ranked among `known` only, Ukrainian would be identified as Russian.
+    The identifier ranks all of its languages. If it ranked only `known`, Ukrainian would be identified as Russian.
 
     Returns:
         `Language`, or `None` if the language is not in `known`, or the text is too short or too mixed.

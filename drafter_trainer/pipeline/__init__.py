@@ -1,1 +1,1 @@
-"""The steps of a drafter, a function each: plain arguments in, a value back, a folder left."""
+"""The steps of a drafter: each step is a function of plain arguments that returns a value and writes a folder."""

@@ -44,17 +44,17 @@ def adapt(
 ) -> TuningResult:
     """Adapt a published drafter to another version of its target: distill the target, finetune the drafter, tune it.
 
-    A finetuned or quantized target, or one with a merged adapter, generates other completions than the original and
-    accepts fewer drafted tokens. The same call resumes after an interruption.
+    A finetuned or quantized target, or a target with a merged adapter, generates other completions than the original,
+    and accepts fewer drafted tokens. The same call resumes after an interruption.
 
     Args:
         drafter (`str` or `Path`): Hub id or folder of the published drafter.
         target (`str`, `Target` or `PreTrainedModel`): The new target, with the same tokenizer.
         prompts: As for `distill`.
-        output_dir (`str` or `Path`): Folder of `rows` (the completions) and `drafter`, which `publish` takes.
+        output_dir (`str` or `Path`): Folder of `rows` (the completions) and `drafter` (the folder for `publish`).
         temperatures, max_prompts, max_new_tokens, batch_size, evaluation_questions, exclude, dtype: As for `distill`.
         arguments (`DrafterTrainingArguments`, *optional*): Training arguments; defaults to one epoch at a learning
-            rate of 3e-5. Their `prompt_window` and `output_dir` are replaced by the drafter's own and by `drafter`.
+            rate of 3e-5. The drafter's own `prompt_window` replaces theirs, and `drafter` their `output_dir`.
     Returns:
         `TuningResult`: The folder of the adapted drafter, and its expected speedup.
     Raises:

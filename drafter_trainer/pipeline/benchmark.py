@@ -78,7 +78,7 @@ def benchmark(
         against (`Mapping[str, str]`, *optional*): Other drafters to measure: their folders or Hub ids by name.
         pretrained (`str`, *optional*): Folder or Hub id of the drafter before finetuning.
         without (`Sequence[str]`, *optional*): For each of these draft sources ("lookup", "ngram", "network"), also
-            measure the drafter without it.
+            measure the drafter without this source.
         alone (`Sequence[str]`, *optional*): For each of these draft sources, also measure the drafter with this source
             only.
         stock_loop (`bool`, *optional*, defaults to `False`): Also measure the drafter in transformers' own loop.
@@ -112,16 +112,16 @@ def benchmark(
     inputs["pretrained"] = Repository.open(pretrained).identity if pretrained else "none"
     results, outputs = measured.begin(settings, inputs | dict(other_inputs or {})), measured.out / OUTPUTS
     if results is not None:
-        if not outputs.is_file():  # an earlier release wrote none
+        if not outputs.is_file():  # earlier releases wrote no outputs.jsonl
             write_outputs(read_journal(measured.journal), outputs)
         return results
     chat = measured.target.load_chat()
     target_model = measured.target.load_model(dtype, PartialState().device)
 
-    def load(place: str) -> PreTrainedModel:
-        return load_drafter(place, target_model, chat.tokenizer, follow_clock=follow_clock)
+    def load(drafter: str) -> PreTrainedModel:
+        return load_drafter(drafter, target_model, chat.tokenizer, follow_clock=follow_clock)
 
-    main, loaded = load(measured.place), {name: load(other) for name, other in against.items()}
+    main, loaded = load(measured.drafter), {name: load(other) for name, other in against.items()}
     before = None
     if pretrained:
         before = AutoModelForCausalLM.from_pretrained(pretrained, dtype=target_model.dtype)
@@ -165,12 +165,12 @@ class Measurement:
         task: str,
         limit: int | None,
     ) -> None:
-        self.place, self.task = str(drafter), task
-        self.repository = Repository.open(self.place)
-        self.description, self.target = self.repository.description, target_of(self.place, target)
-        if output_dir is None and not Path(self.place).is_dir():
+        self.drafter, self.task = str(drafter), task
+        self.repository = Repository.open(self.drafter)
+        self.description, self.target = self.repository.description, target_of(self.drafter, target)
+        if output_dir is None and not Path(self.drafter).is_dir():
             raise InputError("name an output_dir: the drafter is on the Hub")
-        self.out = Path(output_dir or self.place)
+        self.out = Path(output_dir or self.drafter)
         self.pair = self.description.asked
         if languages:
             spoken, pair = read_languages(languages)

@@ -258,7 +258,7 @@ class _Distillation:
                 step.refuse_difference(f", and {unrequested} of its rows are not requested now")
             if not missing and step.earlier["finished"] and step.reuse():
                 return rows
-        state.wait_for_everyone()  # nobody writes before all have seen the folder
+        state.wait_for_everyone()  # no process writes before all processes have seen the folder
         if engine is None:
             engine, scorer = start(chat)
         if state.is_main_process:

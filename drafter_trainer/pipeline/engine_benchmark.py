@@ -30,7 +30,7 @@ from drafter_trainer.targets import Target
 from drafter_trainer.wheels import gguf_of_wheel
 
 _GREEDY = {"temperature": 0.0, "seed": 0}
-# Bytes; vLLM takes nine tenths of a machine's memory otherwise, and does not start where other processes have some.
+# Bytes. By default, vLLM takes nine tenths of the memory, and does not start if other processes use a part of these.
 _CPU_CACHE = 2 << 30
 _logger = logging.getLogger(__name__)
 
@@ -115,8 +115,8 @@ def benchmark_engine(
         methods = engine_methods(
             engine,
             files.target,
-            measured.place if measured.repository.commit else str(Path(measured.place).resolve()),
-            files.export(measured.place),
+            measured.drafter if measured.repository.commit else str(Path(measured.drafter).resolve()),
+            files.export(measured.drafter),
             {part: draft_length or choose_draft_length(measured.description, part) for part in PARTS},
             prompt_lookup_tokens,
             python,

@@ -45,9 +45,9 @@ def finetune(
     """Train a new drafter on rows, and copy it to `run.published`; a finished step is not repeated.
 
     Args:
-        rows (`Sequence[Path]`): Folders of rows, taken together; those of the run's own distillation if empty.
+        rows (`Sequence[Path]`): Folders of rows, read together; if empty, the folder of the run's own distillation.
         shape (`Mapping[str, Any]`): Options of `create_drafter`; its `initialization` may also be "pretrain". With
-            "layers" and none named, `search_layers` finds the best layers of the target on the rows.
+            "layers" and no numbers, `search_layers` finds the best layers of the target on the rows.
         settings (`Mapping[str, Any]`): Recorded settings, by which the finished step is recognized.
     Raises:
         InputError: If rows or the drafter that training starts from are not finished, or the folder holds a drafter
@@ -79,8 +79,8 @@ def finetune(
             publish_copy()
         return
     with step:
-        train = load_rows([place / "train" for place in folders], target, arguments.loss_type in TOPK_LOSSES)
-        held_out = load_rows([place / "validation" for place in folders], target)
+        train = load_rows([path / "train" for path in folders], target, arguments.loss_type in TOPK_LOSSES)
+        held_out = load_rows([path / "validation" for path in folders], target)
         if start == "layers" and not shape.get("layers"):
             shape = shape | {"layers": _best_layers(target, train, shape["num_hidden_layers"] or LAYERS, arguments)}
             step.facts["initial_layers"] = shape["layers"]
@@ -98,7 +98,7 @@ def finetune(
 
 
 def copy_drafter(trained: Path, folder: Path, run: Run, target: Target) -> None:
-    """Copy a drafter that a trainer left, under the run's name and with weights as they are published.
+    """Copy a trainer's drafter, under the run's name and with weights as they are published.
 
     The weights are rounded to the dtype of the target's checkpoint, so that tuning and benchmarks measure the
     published drafter.

@@ -84,15 +84,16 @@ def predict(
     computed = str(target_model.dtype).removeprefix("torch.")
     lines = [
         f"{target.name}, {computed}, {provenance['device']['name']}\n",
-        f"plain decoding {costs.plain:.1f} ms a token, drafter {costs.step:.2f} ms a step",
-        f"passes over 1, 2, 3 ... tokens: {', '.join(f'{taken:.1f}' for taken in costs.passes)} ms\n",
+        f"plain decoding {costs.plain:.1f} ms per token, drafter {costs.step:.2f} ms per step",
+        f"target passes over 1, 2, 3 ... tokens: {', '.join(f'{taken:.1f}' for taken in costs.passes)} ms\n",
     ]
     least = break_even(costs)
     if network is None:
-        lines.append("Its network does not draft, so there is no forecast by acceptance.")
+        lines.append("The drafter's network does not draft, so there is no forecast by acceptance.")
     else:
         lines.append(forecast_table(costs))
-        lines.append("\nNo acceptance makes it faster." if least is None else f"\nIt breaks even at α = {least:.3f}.")
+        outcome = "is slower at every α" if least is None else f"breaks even at α = {least:.3f}"
+        lines.append(f"\nThe drafter {outcome}.")
     record = {"provenance": provenance | {"target": target.identity}, "dtype": computed, "costs": asdict(costs)}
     record["break_even"] = least
     if drafter:

@@ -48,7 +48,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Publication:
-    """A published drafter or data set, or one that a dry run would publish.
+    """A published drafter or data set, or the result of a dry run.
 
     Args:
         location (`str`): The folder, or the address of the commit.
@@ -177,7 +177,7 @@ def publish(
             sources=sources,
             adapter_of=adapter_of,
             compact=FORMATS[format],
-            place=destination.folder,
+            destination=destination.folder,
         )
         measurements = read_measurements(results, description)
         details = CardDetails(destination.repo_id, license or target_license(target))
@@ -287,7 +287,7 @@ def _check_generation(drafter: str, commit: str, prompt: str, target: Target, dt
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     try:
         target_model = target.load_model(dtype, device)
-    except (OSError, MemoryError, ImportError, RuntimeError, ValueError) as error:  # the last three: of quantizers
+    except (OSError, MemoryError, ImportError, RuntimeError, ValueError) as error:  # the last three: by quantizers
         reason = one_line(error)
         warnings.warn(f"the target cannot be loaded here ({reason}): the drafter is published untried", stacklevel=3)
         return
