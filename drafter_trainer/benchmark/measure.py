@@ -138,12 +138,12 @@ def _figures(chat: ChatTokenizer, decodings: list[Decoding]) -> dict[str, Any]:
         "verification_seconds": decoding.verification_seconds,
         "first_pass_seconds": decoding.first_pass_seconds,
     }
-    return figures | ({"repeat_seconds": [each.seconds for each in decodings]} if len(decodings) > 1 else {})
+    return figures | ({"repeat_seconds": [repeat.seconds for repeat in decodings]} if len(decodings) > 1 else {})
 
 
 def _median(decodings: list[Decoding]) -> Decoding:
     # By time per token: in half precision, draft lengths that follow the clock may change the output between repeats.
-    return sorted(decodings, key=lambda each: each.seconds / len(each.output_ids))[len(decodings) // 2]
+    return sorted(decodings, key=lambda repeat: repeat.seconds / len(repeat.output_ids))[len(decodings) // 2]
 
 
 def _divergence(

@@ -109,28 +109,28 @@ def compare_with_trained(
 def find_difference(target_model: PreTrainedModel, description: DrafterDescription) -> str | None:
     """Describe how a target differs from the one that a drafter was trained for, after the words "the target".
 
-    A loaded model knows its name, not its revision. A folder is compared by its weights if the original was a folder,
-    a model of the Hub by its name. For any other target the result is `None`.
+    A loaded model has a name, but no revision. A folder is compared by its weights if the original was a folder, a
+    model of the Hub by its name. For any other target the result is `None`.
     """
-    place, original = target_model.name_or_path, f"{description.target} at {description.target_revision}"
+    name, original = target_model.name_or_path, f"{description.target} at {description.target_revision}"
     # set on a PeftModel, and on a model into which transformers loaded an adapter
     if adapters := getattr(target_model, "peft_config", None):
         return f"has an adapter ({', '.join(adapters)}), unlike {original}"
-    if Path(place).is_dir():
+    if Path(name).is_dir():
         if not description.target_revision.startswith("sha256:"):
             return None
         try:
-            revision = hash_folder(Path(place))
+            revision = hash_folder(Path(name))
         except InputError:  # no safetensors in it
             return None
-        return None if revision == description.target_revision else f"in {place} has other weights than {original}"
+        return None if revision == description.target_revision else f"in {name} has other weights than {original}"
     try:
-        validate_repo_id(place)
+        validate_repo_id(name)
     except HFValidationError:  # a deleted folder, or an empty name
         return None
-    if description.target.startswith("wheel:") or place.casefold() == description.target.casefold():
+    if description.target.startswith("wheel:") or name.casefold() == description.target.casefold():
         return None
-    return f"is {place}, not {description.target}"
+    return f"is {name}, not {description.target}"
 
 
 @torch.no_grad()

@@ -80,7 +80,7 @@ class DrafterDescription:
         return self.translation.languages if self.translation else ()
 
     @property
-    def asked(self) -> Pair:
+    def language_pair(self) -> Pair:
         """The languages of prompts and completions: the pair, or the first language (default: English) twice."""
         first = self.spoken[0] if self.spoken else get_language("en")
         return self.translation or Pair(first, first)
@@ -95,7 +95,7 @@ class DrafterDescription:
         """An example of the prompts that the drafter was trained for."""
         if self.translation:
             return translation_prompt(self.translation, self.probes[0])
-        return story_prompt(self.asked.source, {"en": "a fox and a train"})
+        return story_prompt(self.language_pair.source, {"en": "a fox and a train"})
 
     def fingerprint(self) -> str:
         """Hash the description, by which results identify the measured drafter.

@@ -60,9 +60,8 @@ def load_drafter(
         revision (`str`, *optional*): Branch, tag or commit of the drafter on the Hub.
         follow_clock (`bool`, *optional*, defaults to `True`): Whether greedy drafting measures the time of
             verification passes and network steps while it runs. With `False` it uses the times that tuning stored for
-            this kind of device, or generic ones. The same prompt then gets the same drafts each time. In half
-            precision, in which the length of a draft changes the rounding, it also gets the same output on the same
-            machine.
+            this type of device, or generic times. The same prompt then gets the same drafts each time. On one machine,
+            it also gets the same output in half precision, in which the length of a draft changes the rounding.
         memory (`CompletionMemory`, *optional*): Earlier completions of the target: the drafter drafts from them, and
             adds each new completion. By default nothing is remembered.
     Returns:

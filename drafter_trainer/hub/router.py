@@ -56,7 +56,7 @@ class Route:
             PLAIN: [],
         }
         loops = {DRAFTER: loop} | {name: loop_of(with_sources(drafter, chosen)) for name, chosen in sources.items()}
-        return cls(repository.name, description.target, description.asked, loops, _read_speedups(repository))
+        return cls(repository.name, description.target, description.language_pair, loops, _read_speedups(repository))
 
 
 def _read_speedups(repository: Repository) -> Speedups:

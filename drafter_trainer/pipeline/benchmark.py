@@ -171,7 +171,7 @@ class Measurement:
         if output_dir is None and not Path(self.drafter).is_dir():
             raise InputError("name an output_dir: the drafter is on the Hub")
         self.out = Path(output_dir or self.drafter)
-        self.pair = self.description.asked
+        self.pair = self.description.language_pair
         if languages:
             spoken, pair = read_languages(languages)
             self.pair = pair or Pair(spoken[0], spoken[0])

@@ -112,7 +112,7 @@ def distill(
     """
     if not temperatures or min(temperatures) < 0:
         raise InputError(f"temperatures must be 0 or more, got {list(temperatures)}")
-    temperatures = [float(each) for each in temperatures]  # 0 and 0.0 would make two keys of one request
+    temperatures = [float(temperature) for temperature in temperatures]  # 0 and 0.0 would make two keys of one request
     check_positive(samples=samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
     engine = engine or ("vllm" if servers else "transformers")
     if servers and engine not in SERVER_KINDS:

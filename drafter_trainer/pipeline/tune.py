@@ -146,7 +146,7 @@ def tune(
         train, greedy, sampled = load_completions(rows.path, target, max_completions)
     else:
         train, (greedy, sampled) = [], continue_texts(model, chat.tokenizer, read_texts("validation"), max_completions)
-    other_folders = [each.path if isinstance(each, Rows) else Path(each) for each in other_rows]
+    other_folders = [other.path if isinstance(other, Rows) else Path(other) for other in other_rows]
     others = [load_completions(other, target, max_completions)[1] for other in other_folders]
     held_out, available = [*greedy, *sampled, *itertools.chain(*others)], len(train) + len(counted)
     train, counted = without_held_out(train, held_out), without_held_out(counted, held_out)
@@ -175,20 +175,20 @@ def tune(
     learned = describe_rows([rows.path]) if rows is not None and not network else {}
     training = description.training | learned | {"tune": facts}
     description = dataclasses.replace(description, loop=choice.settings.to_dict(), training=training)
-    found = TuningResult(folder, search.speedup, choice.settings, search.trials, facts)
+    result = TuningResult(folder, search.speedup, choice.settings, search.trials, facts)
 
     aside = folder / TUNING
     aside.mkdir(parents=True, exist_ok=True)
     write_costs(aside, timed)
     if trained is not None and trained.parent != aside:
         write_whole(aside / VOCABULARY, trained.read_bytes())
-    write_json(aside / TRIALS, found.trials)
+    write_json(aside / TRIALS, result.trials)
     if not network:
         set_special_ids(draft_model, target, chat.tokenizer, description.draft_length)
         draft_model.save_pretrained(folder)
     files = choice.files(hash_tokenizer(chat.tokenizer, description.probes))
     complete_folder(folder, description, chat.tokenizer, files)
-    return found
+    return result
 
 
 def tune_run(
@@ -251,7 +251,7 @@ def tune_run(
     with step, whole_folder(run.published, run.name) as folder:
         if network:
             copy_drafter(trained, folder, run, target)
-        found = tune(
+        result = tune(
             folder,
             Rows(asked, target) if has_rows else None,
             target,
@@ -262,8 +262,8 @@ def tune_run(
             costs=costs,
             **search,
         )
-        step.facts |= found.facts
-    return found.trials
+        step.facts |= result.facts
+    return result.trials
 
 
 def _facts(search: Tuning, choice: Candidate, left_out: int) -> dict[str, Any]:
@@ -292,7 +292,7 @@ def _is_tuned(drafter: Path, facts: Mapping[str, Any]) -> bool:
 
 
 def _trained_vocabulary(folder: Path) -> Path | None:
-    """Return the file of the draft vocabulary that a drafter was trained with; its first tuning keeps a copy."""
+    """Return the file of the draft vocabulary that a drafter was trained with; the first tuning keeps a copy."""
     places = (folder / TUNING / VOCABULARY, folder / VOCABULARY)
     kept = next((path for path in places if path.is_file()), None)
     return None if (folder / TUNING / TRIALS).is_file() and kept == places[1] else kept

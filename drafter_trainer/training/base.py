@@ -105,7 +105,7 @@ class TokenMeanTrainer(Trainer):
             return sum_losses(
                 hidden[:, :-1][supervised],
                 drafter.get_output_embeddings(),
-                lambda logits, piece: self.token_losses(logits, {name: each[piece] for name, each in tokens.items()}),
+                lambda logits, piece: self.token_losses(logits, {key: rows[piece] for key, rows in tokens.items()}),
             )
 
         with replaced_head(drafter, sum_of_losses):

@@ -59,9 +59,9 @@ class TargetReader:
         cache = DynamicCache()
         if gap:
             longest = max((states for _, states in prefixes), key=len)
-            nothing = [tuple(each[:, :, :0] for each in pair) for pair in longest]
-            for layer, kept in enumerate(zip(*(states or nothing for _, states in prefixes))):
-                padded = ([F.pad(each, (0, 0, 0, gap - each.shape[2])) for each in pair] for pair in kept)
+            empty = [tuple(state[:, :, :0] for state in pair) for pair in longest]
+            for layer, kept in enumerate(zip(*(states or empty for _, states in prefixes))):
+                padded = ([F.pad(state, (0, 0, 0, gap - state.shape[2])) for state in pair] for pair in kept)
                 cache.update(*map(torch.cat, zip(*padded)), layer)
         own = starts[:, None] + torch.arange(rest)
         # Padding attends to itself.
@@ -85,7 +85,7 @@ class TargetReader:
                 cache = DynamicCache()
                 self._run(torch.tensor([prefix]), cache)
                 states = [(layer.keys, layer.values) for layer in cache.layers]
-            states = [tuple(each[:, :, : len(prefix)] for each in pair) for pair in states]
+            states = [tuple(state[:, :, : len(prefix)] for state in pair) for pair in states]
         self._prefixes[key] = prefix, states
         if len(self._prefixes) > _PREFIXES:
             self._prefixes.popitem(last=False)
@@ -181,7 +181,7 @@ def share_keys(batch: dict[str, torch.Tensor], reader: TargetReader, offsets: to
 
 def keep_windows(batch: dict[str, torch.Tensor], window: int | None) -> dict[str, torch.Tensor]:
     """Cut the prompts of a batch to the window that a drafter reads without the target's keys."""
-    lengths, starts = (each.tolist() for each in _lengths_and_starts(batch))
+    lengths, starts = (numbers.tolist() for numbers in _lengths_and_starts(batch))
     kept = [[*cut_prompt(range(start), window), *range(start, length)] for start, length in zip(starts, lengths)]
     longest, device = max(map(len, kept)), batch["input_ids"].device
     index = torch.tensor([columns + [0] * (longest - len(columns)) for columns in kept], device=device)

@@ -90,8 +90,8 @@ def complete(
     requests = [Request(tuple(ids), temperature, 0, max_new_tokens, **unstored) for ids in prompts]
     completed = TransformersEngine(target_model, tokenizer.pad_token_id).complete_batch(requests)
     return [
-        HeldOut(list(ids), each.completion_ids, max_new_tokens, temperature, each.topk_ids, each.topk_logprobs)
-        for ids, each in zip(prompts, completed)
+        HeldOut(list(ids), made.completion_ids, max_new_tokens, temperature, made.topk_ids, made.topk_logprobs)
+        for ids, made in zip(prompts, completed)
     ]
 
 

@@ -41,10 +41,10 @@ class LoopSettings:
         int8 (`bool`): Whether to multiply with int8 weights on a CPU.
         calibration (`dict[str, list[float]]`): Probability of acceptance by source and bin, in greedy decoding.
         sampling_calibration (`dict[str, list[float]]`): The same for sampling.
-        pass_milliseconds (`dict[str, list[float]]`): By kind of device ("cpu", "cuda"): entry n is the time of a round
+        pass_milliseconds (`dict[str, list[float]]`): By type of device ("cpu", "cuda"): entry n is the time of a round
             that verifies n drafted tokens, without drafting.
         sampling_pass_milliseconds (`dict[str, list[float]]`): The same for sampling.
-        step_milliseconds (`dict[str, float]`): By kind of device: the time of one step of the network.
+        step_milliseconds (`dict[str, float]`): By type of device: the time of one step of the network.
     """
 
     sources: list[str] = field(default_factory=lambda: ["lookup", "ngram", "network"])
@@ -59,13 +59,13 @@ class LoopSettings:
     step_milliseconds: dict[str, float] = field(default_factory=dict)
 
     def passes(self, device: str, sampling: bool = False) -> list[float]:
-        """Return the measured or generic milliseconds of passes on a kind of device."""
+        """Return the milliseconds of passes on a type of device, measured or else generic."""
         generic = [_GENERIC_PASS * share for share in _GENERIC.get(device, _FLAT)]
         greedy = self.pass_milliseconds.get(device, generic)
         return self.sampling_pass_milliseconds.get(device, greedy) if sampling else greedy
 
     def step(self, device: str) -> float:
-        """Return the milliseconds of one step on a kind of device, measured or else generic."""
+        """Return the milliseconds of one step on a type of device, measured or else generic."""
         return self.step_milliseconds.get(device, _GENERIC_STEP)
 
     @property
