@@ -5,7 +5,8 @@
 
 Prompts are your own (--prompts), or made from --corpus with the template of a task. Writes RUN_FOLDER/distill, which
 finetune reads. After an interruption, the same command continues. With more prompts or temperatures, or with another
-engine, it only adds the missing rows. The target runs in this process, in vLLM in this process, or on servers:
+engine, the command only adds the missing rows. The target runs in this process, in vLLM in this process, or on
+servers:
 
     drafter-trainer distill --config … --engine vllm --servers http://one:8000 http://two:8000
 

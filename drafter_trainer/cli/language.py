@@ -3,10 +3,10 @@
     make drafter LANG=oci TEXT=file:occitan.txt
     drafter-trainer language --config recipes/configs/gemma-3-270m/language.yaml --pair oci --corpus file:occitan.txt
 
-Makes a published drafter with a card from text in the language of the completions. The strategies are those of arXiv
-2605.30580: an n-gram table, and networks finetuned on the target's translations, on text, and on both. A hybrid
-combines the best network with the table and lookup. Each strategy is tuned on held-out translations and stories. The
-strategy that is fastest over both tasks is published. The benchmarks of both tasks show all strategies.
+The result is a published drafter with a card, made from text in the language of the completions. The strategies are
+from arXiv 2605.30580: an n-gram table, and networks finetuned on the target's translations, on text, and on both. A
+hybrid combines the best network with the table and lookup. Each strategy is tuned on held-out translations and
+stories. The strategy that is fastest over both tasks is published. The benchmarks of both tasks show all strategies.
 
 Each step is printed as a command before it runs. Finished steps are not repeated.
 """
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
     run = named.run
     config = option_of(argv, "--config")
     if config is None:
-        raise InputError("no --config FILE: give one, which each step reads")
+        raise InputError("no configuration: give --config FILE, which every step reads")
     folders = {name: run.folder if name == HYBRID else run.folder / "strategies" / name for name in STRATEGIES}
     questions = language.questions or language.prompts
     kept_out = ["--evaluation_questions", *dict.fromkeys(("sample", questions))]
@@ -125,7 +125,7 @@ def collect_rows(step: Callable[..., None], folder: Path, language: LanguageArgu
 
 
 def prompts_within(minutes: int, folder: Path) -> int:
-    """Return the number of prompts that the target completes in some minutes, by the pilot; kept in a file."""
+    """Return the number of prompts that the target completes in some minutes, by the pilot; it is kept in a file."""
     path = folder / "plan.json"
     if path.is_file():
         plan = json.loads(path.read_text(encoding="utf-8"))
@@ -160,5 +160,5 @@ def strategies_table(found: dict[str, dict[str, Any]], best: str) -> str:
         ]
         for name, facts in found.items()
     ]
-    header = ["strategy (* is published)", "both tasks, held-out completions replayed", "MiB", "finetuning"]
+    header = ["strategy (* is published)", "speedup on both tasks, replayed", "MiB", "finetuning"]
     return markdown_table(header, rows)

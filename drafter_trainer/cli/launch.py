@@ -83,7 +83,7 @@ def require_one_process(action: str) -> None:
 
 
 def _disk_reason(error: BaseException | None) -> str | None:
-    """Return the reason of a failed write to the disk, if it caused an error.
+    """Return the reason of a failed disk write that caused an error, `None` for an error with another cause.
 
     Libraries in C++ or Rust hide the system's error: safetensors has the error's number in its message, torch reports
     only an incomplete write.

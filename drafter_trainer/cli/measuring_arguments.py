@@ -17,7 +17,7 @@ from drafter_trainer.serving.engines import serve
 STOCK_LOOP = "stock_loop"
 LITERATURE = ("lookahead", "medusa", "eagle", "early_exit")  # in benchmarks/baselines of a clone
 _LLAMACPP = "llamacpp"
-_ENGINE_PYTHON = "Python of the environment with vLLM or xllamacpp (default: this one, or llama-server)"
+_ENGINE_PYTHON = "Python of the environment with vLLM or xllamacpp (default: this Python, or llama-server)"
 
 
 @dataclass

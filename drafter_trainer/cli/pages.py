@@ -31,7 +31,7 @@ def compare(argv: list[str]) -> None:
     are printed first.
     """
     parser = _parser(compare)
-    parser.add_argument("a", type=Path, metavar="A", help="A results.json")
+    parser.add_argument("a", type=Path, metavar="A", help="The first results.json")
     parser.add_argument("b", type=Path, metavar="B", help="The results.json that is compared with A")
     paths = parser.parse_args(argv)
     print(compare_results(read_results(paths.a), read_results(paths.b)))
@@ -45,7 +45,7 @@ def report(argv: list[str]) -> None:
     Nothing is measured. The step bench writes the same files.
     """
     parser = _parser(report)
-    parser.add_argument("results", type=Path, help="A results.json")
+    parser.add_argument("results", type=Path, help="The results.json that is rendered")
     parser.add_argument("--output_dir", type=Path, help="Folder of the report (default: the folder of the results)")
     options = parser.parse_args(argv)
     folder = options.output_dir or options.results.parent
