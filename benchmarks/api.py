@@ -51,15 +51,15 @@ def api_page() -> str:
         raise ValueError(f"benchmarks/api.py and drafter_trainer.__all__ differ in {', '.join(sorted(missing))}")
     parts = [
         "# API reference",
-        "Everything that `from drafter_trainer import ...` offers, written by `make readme` from the docstrings. An "
-        "error that a caller can mend is an `InputError`, which is a `ValueError`.",
+        "All names that `from drafter_trainer import ...` exports, rendered by `make readme` from the docstrings. An "
+        "error that the caller can correct is an `InputError`, which is a `ValueError`.",
         "\n".join(
             f"- {group}: {', '.join(f'[{name}](#{name.lower()})' for name in GROUPS[group])}" for group in GROUPS
         ),
     ]
     for group, names in GROUPS.items():
         parts += [f"## {group}", *(part for name in names for part in _entry(getattr(drafter_trainer, name)))]
-    parts += ["## What these return and raise", *(part for kind in RETURNED for part in _entry(kind))]
+    parts += ["## Classes that these return and raise", *(part for kind in RETURNED for part in _entry(kind))]
     return "\n\n".join(parts) + "\n"
 
 

@@ -86,7 +86,7 @@ def merge_runs(card: Path, measured: list[dict[str, Any]]) -> dict[str, Any]:
     """Merge all runs of a drafter in transformers into one results object."""
     measured = [results for results in measured if not is_of_engine(results)]
     if not measured:
-        sys.exit(f"error: {card} has no results of its drafter as it is now: measure it again")
+        sys.exit(f"error: {card} has no results of the current version of its drafter: measure it again")
     return measured[0] | {"runs": [run for results in measured for run in results["runs"]]}
 
 
