@@ -163,7 +163,7 @@ class Headline:
         speedup, low, high = (float(method["speedup"][name]) for name in ("value", "low", "high"))
         times = f"{speedup:.2f} times as fast as plain decoding (95 %: {low:.2f} to {high:.2f})"
         alpha = "" if method["alpha"] is None else f"α = {method['alpha']:.2f}, "
-        tokens = f"{alpha}{method['mean_accepted_tokens']:.2f} tokens per pass"
+        tokens = f"{alpha}{method['mean_accepted_tokens']:.2f} tokens per target pass"
         return cls(_printable(f"{times}, measured with {machine}: {setting}"), _printable(f"{tokens} ({setting})"))
 
 

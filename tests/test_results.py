@@ -123,7 +123,7 @@ def test_speed_is_said_with_its_setting(tmp_path: Path, results: dict[str, Any])
         "(2 threads), torch 2.13.0, transformers 5.23.0: translation de-en, 8 questions of sample, greedy, float32, "
         "batch 1, at most 128 new tokens in drafts of at most 5"
     )
-    assert read(tmp_path, results).acceptance.startswith("α = 0.43, 1.76 tokens per pass (translation de-en, ")
+    assert read(tmp_path, results).acceptance.startswith("α = 0.43, 1.76 tokens per target pass (translation de-en, ")
 
 
 def test_greedy_run_is_the_one_that_is_said(tmp_path: Path, results: dict[str, Any]) -> None:

@@ -217,7 +217,7 @@ def _caveats_of_setting(provenance: dict[str, Any], runs: list[MeasuredRun]) -> 
     if any("engine" in run for run in runs):
         yield (
             "The servers of the methods ran one after another: changes in the machine's load affect their times, but "
-            "not the tokens per pass."
+            "not the tokens per target pass."
         )
     if any("engine" not in run for run in runs):
         yield "Batch size 1: nothing follows for a server with several concurrent requests."

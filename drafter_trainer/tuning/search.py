@@ -70,7 +70,7 @@ class Tuning:
 
     A candidate is calibrated on every second completion and replayed on the others. With several tasks, the
     geometric mean of their speedups counts, so that a gain on one task does not hide a larger loss on another. Tokens
-    per pass are averaged in the same way.
+    per target pass are averaged in the same way.
     """
 
     draft_model: PreTrainedModel  # or a `NetworklessDrafter`, on its device

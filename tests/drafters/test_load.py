@@ -166,7 +166,7 @@ def test_finetune_of_the_target_is_warned_of(folder, target_model, tokenizer, me
     if measured:
         add_results(folder)
     target_model.name_or_path = "somebody/finetune"
-    accepted = r"α = 0\.43, 1\.76 tokens per pass" if measured else "nothing, it has not been measured"
+    accepted = r"α = 0\.43, 1\.76 tokens per target pass" if measured else "nothing, it has not been measured"
     with pytest.warns(
         UserWarning, match=r"is somebody/finetune, not tests/tiny-target.*original: " + accepted
     ) as seen:
