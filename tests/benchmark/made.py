@@ -20,6 +20,9 @@ PROVENANCE = {
     "drafter_fingerprint": "0",
 }
 
+DESCRIPTION = {"pair": "de-en", "task": "translation", "draft_length": 3, "dtype": "float32"}
+DESCRIPTION |= {"questions": {"source": "made up", "count": 4, "sha256": "0"}}
+
 
 def make_run(
     seconds: dict[str, Sequence[float]], tokens: int = 10, temperature: float = 0.0, **other: Any
@@ -55,13 +58,7 @@ def make_run(
                 figures[name]["divergence"] = None
         records.append({"question_id": f"q{number}", "methods": figures})
     methods = [Method(name, 0 if name == PLAIN else 3) for name in seconds]
-    described = {
-        "pair": "de-en",
-        "task": "translation",
-        "draft_length": 3,
-        "dtype": "float32",
-        "questions": {"source": "made up", "count": count, "sha256": "0"},
-    }
+    described = DESCRIPTION | {"questions": DESCRIPTION["questions"] | {"count": count}}
     seed = other.pop("seed", 0)
     return summarize_run(records, methods, Setting(temperature, seed, 128), described | other)
 

@@ -15,25 +15,15 @@ from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import Decoding, decode
-from drafter_trainer.drafters.loop.drafting import DraftingLoop
-from drafter_trainer.drafters.loop.generate import attach_loop
-from drafter_trainer.drafters.loop.network_kinds import build_network
-from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import InputError
 from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP
-from tests.benchmark.made import make_results
+from tests.benchmark.made import DESCRIPTION, make_results
 from tests.conftest import make_model
+from tests.drafters.loop.conftest import make_settings, with_loop
 
 QUESTIONS = [Question(f"q{number}", f"Translate German to English: Satz {number}", "") for number in range(4)]
 GREEDY = Setting(0.0, 0, 12)
 TWO_METHODS = [Method(PLAIN), Method("other", 2, {"name": "other"})]
-DESCRIPTION = {
-    "pair": "de-en",
-    "task": "translation",
-    "draft_length": 3,
-    "dtype": "float32",
-    "questions": {"source": "made up", "count": 4, "sha256": "0"},
-}
 
 
 def scripted(
@@ -57,16 +47,9 @@ def results_of(records: list[dict], methods: list[Method], setting: Setting = GR
     return make_results(summarize_run(records, methods, setting, DESCRIPTION))
 
 
-def with_loop(drafter: PreTrainedModel, longest_draft: int = 3) -> PreTrainedModel:
-    settings = LoopSettings(sources=["lookup", "network"], longest_draft=longest_draft)
-    network = build_network(drafter, None, int8=False)
-    attach_loop(drafter, DraftingLoop(network, None, settings, drafter.device, drafter.config.vocab_size))
-    return drafter
-
-
 def test_every_method_runs_and_is_lossless(target_model, tokenizer, tmp_path) -> None:
     """Greedy output of a method must be plain decoding's, and the drafter equal to its target must accept all."""
-    drafter = with_loop(make_model(tokenizer))
+    drafter = with_loop(make_model(tokenizer), make_settings(sources=["lookup", "network"], longest_draft=3))
     methods = build_methods(drafter, make_model(tokenizer, layers=1), [4, 2], ["lookup"], stock_draft_length=2)
     records = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
     results = results_of(records, methods)
@@ -139,7 +122,7 @@ def test_conversation_beyond_the_context_is_named_before_anything_is_measured(
 
 def test_methods_have_their_draft_lengths(tokenizer: PreTrainedTokenizerFast) -> None:
     """The table must state the draft length that was used."""
-    drafter = with_loop(make_model(tokenizer, layers=1), longest_draft=6)
+    drafter = with_loop(make_model(tokenizer, layers=1), make_settings(sources=["lookup", "network"], longest_draft=6))
     methods = build_methods(drafter, None, [4])
     assert [(method.name, method.draft_length) for method in methods] == [(PLAIN, 0), (PROMPT_LOOKUP, 4), (DRAFTER, 6)]
     assert methods[1].draft_arguments == {"prompt_lookup_num_tokens": 4}

@@ -74,10 +74,7 @@ def caused_by_a_full_disk() -> RuntimeError:
         (OSError(errno.ENOSPC, "No space left on device", "a.parquet"), "error: the disk is full (a.parquet): free"),
         (SafetensorError("I/O error: No space left on device (os error 28)"), "error: the disk is full: free some"),
         (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0"), "error: the disk is full"),
-        (
-            caused_by_a_full_disk(),
-            "error: the disk is full: free some space, and run the same",
-        ),
+        (caused_by_a_full_disk(), "error: the disk is full: free some space, and run the same"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,13 +3,16 @@
 import copy
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from drafter_trainer.decoding.metrics import alpha
+from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.loop import generate
 from tests.conftest import tiny_model
-from tests.decoding.lossless import chance_of_these_counts
+from tests.decoding.lossless import IMPROBABLE, chance_of_these_counts
 
 SIZE = 16
 COUNTING = [(token + 1) % SIZE for token in range(SIZE)]
@@ -94,3 +97,10 @@ def chance_of_these_steps(tokens: list[int], chances: torch.Tensor) -> float:
     for step in itertools.pairwise(tokens):
         counts[step] += 1
     return chance_of_these_counts(counts, chances, 16)
+
+
+def check_chain(arguments: dict[str, Any], temperature: float, tokens: int) -> None:
+    """Compare sampled steps with their exact probabilities; some drafts must be accepted and some rejected."""
+    decoding = decode(chain(CHAIN_LOGITS), [0, 1, 2], arguments, temperature, 0, tokens)
+    assert chance_of_these_steps([2, *decoding.output_ids], (CHAIN_LOGITS / temperature).softmax(-1)) > IMPROBABLE
+    assert 0.1 < alpha(decoding.rounds) < 0.95

@@ -98,17 +98,17 @@ def test_plain_decoding_is_one_pass_for_each_token(target_model: PreTrainedModel
         assert decoding.rounds == len(decoding.output_ids) * [Round(0, 0, rejected=False)]
 
 
-DRAFTERS = {
-    "agreeing": (agreeing, 1, 1),
-    "disagreeing": (disagreeing, 0, 0.2),
-    "partly agreeing": (lambda target_model: partly_agreeing(target_model, 0.015), 0.2, 0.9),
-    "prompt lookup": (None, 0, 1),
-}
-
-
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("source", DRAFTERS)
-def test_counts_are_those_of_the_loop_itself(target_model, monkeypatch, source, temperature) -> None:
+@pytest.mark.parametrize(
+    ("make_drafter", "low", "high"),
+    [
+        pytest.param(agreeing, 1, 1, id="agreeing"),
+        pytest.param(disagreeing, 0, 0.2, id="disagreeing"),
+        pytest.param(lambda target_model: partly_agreeing(target_model, 0.015), 0.2, 0.9, id="partly agreeing"),
+        pytest.param(None, 0, 1, id="prompt lookup"),
+    ],
+)
+def test_counts_are_those_of_the_loop_itself(target_model, monkeypatch, make_drafter, low, high, temperature) -> None:
     """The recorder infers the rounds from outside: a change in transformers' loop would make it count wrong."""
     seen: list[tuple[int, int]] = []
 
@@ -117,7 +117,6 @@ def test_counts_are_those_of_the_loop_itself(target_model, monkeypatch, source, 
 
     monkeypatch.setattr(AssistedCandidateGenerator, "update_candidate_strategy", observe)
     monkeypatch.setattr(PromptLookupCandidateGenerator, "update_candidate_strategy", observe)
-    make_drafter, low, high = DRAFTERS[source]
     arguments = drafting(make_drafter(target_model), 4) if make_drafter else {"prompt_lookup_num_tokens": 4}
     rounds: list[Round] = []
     for seed, prompt in enumerate(PROMPTS[:3]):

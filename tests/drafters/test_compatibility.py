@@ -121,22 +121,19 @@ TARGET = "org/target"
 COMMIT = "0123456789" * 4
 
 
-def described(target: str = TARGET, revision: str = COMMIT) -> DrafterDescription:
-    return DrafterDescription("tiny", target, revision, "0" * 64, "de-en", 5)
-
-
-def named(model: PreTrainedModel, place: str) -> PreTrainedModel:
+def difference(model: PreTrainedModel, place: str, revision: str = COMMIT) -> str | None:
+    """Compare a model from a place with the target that a drafter describes."""
     model.name_or_path = place
-    return model
+    return find_difference(model, DrafterDescription("tiny", TARGET, revision, "0" * 64, "de-en", 5))
 
 
 def test_folder_is_told_by_its_weights(target_folder: Path, target_model: PreTrainedModel, tmp_path: Path) -> None:
     """A finetune beside its original has the same name or none: only what lies in the folder tells them apart."""
-    original = described(revision=hash_folder(target_folder))
-    assert find_difference(named(target_model, str(target_folder)), original) is None
+    revision = hash_folder(target_folder)
+    assert difference(target_model, str(target_folder), revision) is None
     make_model(make_tokenizer(), layers=1, seed=5).save_pretrained(tmp_path)
-    said = find_difference(named(target_model, str(tmp_path)), original)
-    assert said == f"in {tmp_path} has other weights than org/target at {original.target_revision}"
+    said = f"in {tmp_path} has other weights than org/target at {revision}"
+    assert difference(target_model, str(tmp_path), revision) == said
 
 
 @pytest.mark.parametrize(
@@ -153,14 +150,14 @@ def test_folder_is_told_by_its_weights(target_folder: Path, target_model: PreTra
 )
 def test_finetune_is_told_by_its_name(target_model, place, revision, said) -> None:
     """Somebody's finetune on the Hub has the original's tokenizer, and passes every other check."""
-    assert find_difference(named(target_model, place), described(revision=revision)) == said
+    assert difference(target_model, place, revision) == said
 
 
 def test_an_adapter_over_the_target_is_told(target_model: PreTrainedModel) -> None:
     """A LoRA finetune has the original's name, files and tokenizer, and other outputs."""
-    adapted = add_adapter(named(target_model, TARGET), rank=2, alpha=4)
+    adapted = add_adapter(target_model, rank=2, alpha=4)
     for model in (adapted, adapted.base_model.model):  # as peft wraps it, and as transformers loads one into a model
-        assert find_difference(model, described()) == f"has an adapter (default), unlike {TARGET} at {COMMIT}"
+        assert difference(model, TARGET) == f"has an adapter (default), unlike {TARGET} at {COMMIT}"
 
 
 # Padded vocabularies

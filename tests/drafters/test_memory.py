@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
 
 from drafter_trainer.benchmark.methods import build_methods
 from drafter_trainer.decoding.replay import Costs, SimulatedClock, replay
@@ -94,11 +95,8 @@ def drafter(published, target_model, tokenizer, memory) -> PreTrainedModel:
 def count_passes(target_model: PreTrainedModel, prompt: Sequence[int], **given) -> tuple[list[int], int]:
     """Return the completion of a prompt and the number of the target's passes."""
     passes = []
-    hook = target_model.register_forward_pre_hook(lambda *_: passes.append(1))
-    try:
+    with target_model.register_forward_pre_hook(lambda *_: passes.append(1)):
         return generate(target_model, prompt, max_new_tokens=TOKENS, **given), len(passes)
-    finally:
-        hook.remove()
 
 
 def test_repeated_prompts_take_fewer_passes(target_model, drafter, memory) -> None:
@@ -116,28 +114,21 @@ def test_repeated_prompts_take_fewer_passes(target_model, drafter, memory) -> No
 def test_interrupted_completions_are_remembered(target_model, drafter, memory, tmp_path) -> None:
     """Prevent an interrupted completion from being lost or counted twice."""
 
-    class Leaving:
-        def __init__(self) -> None:
-            self.sent: list[int] = []
+    sent: list[int] = []
 
-        def put(self, tokens: torch.Tensor) -> None:
-            self.sent += tokens.flatten().tolist()
-            if len(self.sent) > len(PROMPTS[1]) + 10:
+    class Leaving(BaseStreamer):
+        def put(self, value: torch.Tensor) -> None:
+            sent.extend(value.flatten().tolist())
+            if len(sent) > len(PROMPTS[1]) + 10:
                 raise KeyboardInterrupt
 
-        def end(self) -> None:
-            pass
-
-    streamer = Leaving()
-    try:
-        generate(target_model, PROMPTS[1], max_new_tokens=TOKENS, assistant_model=drafter, streamer=streamer)
-    except KeyboardInterrupt:
-        memory.save(tmp_path / "memory.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        generate(target_model, PROMPTS[1], max_new_tokens=TOKENS, assistant_model=drafter, streamer=Leaving())
+    memory.save(tmp_path / "memory.safetensors")
     known = len(memory)
     # The round whose tokens it refused is not known.
-    longest = loop_of(drafter).settings.longest_draft + 1
-    assert len(streamer.sent) - longest <= known < len(streamer.sent)
-    assert memory.propose(streamer.sent[:known][-5:-1])[0] == streamer.sent[known - 1]
+    assert len(sent) - (loop_of(drafter).settings.longest_draft + 1) <= known < len(sent)
+    assert memory.propose(sent[:known][-5:-1])[0] == sent[known - 1]
     assert len(CompletionMemory.load(tmp_path / "memory.safetensors")) == known
     generate(target_model, PROMPTS[0], max_new_tokens=5, assistant_model=drafter)
     assert len(memory) == known + len(PROMPTS[0]) + 5
@@ -173,8 +164,8 @@ def test_foreign_memory_is_refused(drafter, memory, published, target_model, tok
     other.bind(AutoTokenizer.from_pretrained(tmp_path))
     with pytest.raises(IncompatibleTokenizerError, match="ids of another tokenizer than the target's"):
         load_drafter(str(published), target_model, tokenizer, memory=other)
-    for path, said in ((published / "ngram.safetensors", "not a memory"), (tmp_path / "missing", "not a memory")):
-        with pytest.raises(InputError, match=said):
+    for path in (published / "ngram.safetensors", tmp_path / "missing"):
+        with pytest.raises(InputError, match="not a memory"):
             CompletionMemory.load(path)
     with pytest.raises(InputError, match="must be 1024 or more, got 10"):
         CompletionMemory(10)

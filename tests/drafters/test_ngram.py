@@ -71,7 +71,7 @@ def test_least_valuable_entries_are_pruned() -> None:
     assert NgramTable(build_table({1: entries}, room - 1)).propose([109]) is None
 
 
-@pytest.mark.parametrize("limit", [4096, 5000, 10_000, 40_000, 200_000])
+@pytest.mark.parametrize("limit", [4096, 10_000, 200_000])
 def test_file_fits_its_size(limit: int) -> None:
     """Prevent a file that is larger than its limit."""
     choose = np.random.default_rng(0)

@@ -51,11 +51,9 @@ def make_rows(count: int, seed: int = 0, k: int = 20) -> list[dict[str, Any]]:
 
 
 QUIET = {"use_cpu": True, "dataloader_pin_memory": False, "disable_tqdm": True, "logging_steps": 1}
-
-
+QUIET |= {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False}
 # So that a tiny drafter knows a few rows by heart.
 BY_HEART = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
-QUIET |= {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False}
 
 
 def finetuning_arguments(folder: Path, **given: Any) -> DrafterTrainingArguments:

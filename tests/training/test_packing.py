@@ -24,16 +24,14 @@ PAIR = get_pair("de-en")
 MESSAGES = [{"role": "user", "content": "Wie spät ist es?"}, {"role": "assistant", "content": "Es ist acht Uhr."}]
 
 
-@pytest.mark.parametrize("length", [2, 3, 7, 50])
 @pytest.mark.parametrize("sizes", [[5, 1, 0, 9, 30], [2] * 20, [100], [1]])
-def test_rows_are_the_documents_end_to_end(sizes: list[int], length: int) -> None:
+def test_rows_are_the_documents_end_to_end(sizes: list[int]) -> None:
     """Prevent tokens from being lost, repeated or reordered where a document ends in the middle of a row."""
     numbers = itertools.count()
     documents = [list(itertools.islice(numbers, size)) for size in sizes]
-    rows = list(pack(documents, length))
-    assert all(len(row) == length for row in rows)
-    total = sum(sizes)
-    assert list(itertools.chain.from_iterable(rows)) == list(range(total - total % length))
+    for length in (2, 3, 7, 50):
+        whole = sum(sizes) // length
+        assert list(pack(documents, length)) == [[*range(n * length, (n + 1) * length)] for n in range(whole)]
 
 
 def test_text_ends_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> None:

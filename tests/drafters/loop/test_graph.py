@@ -35,26 +35,19 @@ class Replayed(GraphedNetwork):
 
 
 @pytest.mark.parametrize("draft_ids", [None, torch.arange(0, 400, 2)], ids=["all ids", "draft vocabulary"])
-def test_fixed_step_is_the_step(target_model: PreTrainedModel, draft_ids: torch.Tensor | None) -> None:
-    """It sees the whole cache, also what a rejected draft left in it: nothing of that may reach the logits."""
-    lean, graphed = LeanNetwork(target_model, draft_ids), Replayed(target_model, draft_ids)
+@pytest.mark.parametrize("sliding", [False, True], ids=["full", "sliding"])
+def test_fixed_step_is_the_step(target_model, sliding: bool, draft_ids: torch.Tensor | None) -> None:
+    """It sees the whole cache, also what a rejected draft left in it and what is beyond a layer's window: nothing of
+    that may reach the logits."""
+    model = sliding_model(400, SLIDING) if sliding else target_model
+    lean, graphed = LeanNetwork(model, draft_ids), Replayed(model, draft_ids)
     for network in (lean, graphed):
         network.read([*TOKENS, 301, 302, 303])
         network.crop(len(TOKENS))
-    for token in (12, 200, 7):
-        torch.testing.assert_close(graphed.read([token]), lean.read([token]))
-    assert graphed.length == lean.length == len(TOKENS) + 3
-    assert graphed.captures == 1
-
-
-def test_fixed_step_keeps_to_windows() -> None:
-    """It sees all of the cache in each layer, also where the layer attends to the last tokens alone."""
-    model = sliding_model(50, SLIDING)
-    lean, graphed = LeanNetwork(model), Replayed(model)
-    for network in (lean, graphed):
-        network.read([1, 2, 3, 4])
     for token in range(5, 15):
         torch.testing.assert_close(graphed.read([token]), lean.read([token]))
+    assert graphed.length == lean.length == len(TOKENS) + 10
+    assert graphed.captures == 1
 
 
 def test_grown_cache_is_captured_anew(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:

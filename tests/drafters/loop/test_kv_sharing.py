@@ -68,14 +68,12 @@ def test_a_network_attends_to_the_targets_keys(name: str) -> None:
         assert network.share(cache_of(target, TOKENS[:verified]), shared, verified)
         shared = verified
         drafted = TOKENS[verified : verified + 3]
-        cache, expected = cache_of(target, TOKENS[:verified]), []
-        mapped = DynamicCache()
+        cache, mapped = cache_of(target, TOKENS[:verified]), DynamicCache()
         for index, layer in enumerate(model.config.kv_sharing_layers):
             mapped.update(cache.layers[layer].keys, cache.layers[layer].values, index)
-        with torch.inference_mode():
-            for token in drafted:
-                expected.append(model(input_ids=torch.tensor([[token]]), past_key_values=mapped).logits[0, -1])
-        for token, logits in zip(drafted, expected):
+        for token in drafted:
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([[token]]), past_key_values=mapped).logits[0, -1]
             torch.testing.assert_close(network.read([token]), logits, atol=1e-4, rtol=0)
         assert network.length == verified + 3
 
@@ -84,20 +82,15 @@ def test_what_does_not_fit_is_left_alone(target_model: PreTrainedModel) -> None:
     """Prevent keys of other tokens, or of other shapes, from being drafted with, or from ending decoding."""
     network = LeanNetwork(sharing(target_model))
     network.read(TOKENS[:4])
-    cache = cache_of(target_model, TOKENS[:6])
-    assert not network.share(DynamicCache(), 0, 6)
-    assert not network.share(cache, 0, 5)
+    cache, shallow, narrow = cache_of(target_model, TOKENS[:6]), DynamicCache(), DynamicCache()
     static = StaticCache(config=target_model.config, max_cache_len=32)
     with torch.inference_mode():
         target_model(input_ids=torch.tensor([TOKENS[:6]]), past_key_values=static)
-    assert not network.share(static, 0, 6)
-    shallow = DynamicCache()
     shallow.update(cache.layers[0].keys, cache.layers[0].values, 0)
-    assert not network.share(shallow, 0, 6)
-    narrow = DynamicCache()
     for index, layer in enumerate(cache.layers):
         narrow.update(layer.keys[..., :-1], layer.values[..., :-1], index)
-    assert not network.share(narrow, 0, 6)
+    assert not network.share(cache, 0, 5)
+    assert not any(network.share(other, 0, 6) for other in (DynamicCache(), static, shallow, narrow))
     assert network.length == 4
     assert not LeanNetwork(partly_agreeing(target_model, 0.015)).share(cache, 0, 6)
 
