@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedModel
 
 from benchmarks.baselines.eagle import EagleLayer
 from benchmarks.baselines.medusa import MedusaHeads
@@ -20,20 +19,15 @@ WIDTH = 16
 DRAFT_IDS = torch.arange(3, VOCABULARY)
 
 
-def make_trainer(
-    kind: str, folder: Path, rows: list[dict[str, Any]], target_model: PreTrainedModel | None = None, **given: Any
-) -> BaselineTrainer:
-    callbacks, ids = given.pop("callbacks", None), given.pop("draft_ids", DRAFT_IDS)
-    model = given.pop("model", None)
-    target_model = target_model or make_draft_model(seed=3)
+def make_trainer(kind: str, folder: Path, rows: list[dict[str, Any]], **given: Any) -> BaselineTrainer:
+    callbacks, target_model = given.pop("callbacks", None), make_draft_model(seed=3)
     torch.manual_seed(0)
-    if model is None:
-        model = noisy(MedusaHeads(2, WIDTH), 0.1) if kind == "medusa" else EagleLayer(target_model.config)
+    model = noisy(MedusaHeads(2, WIDTH), 0.1) if kind == "medusa" else EagleLayer(target_model.config)
     return (MedusaTrainer if kind == "medusa" else EagleTrainer)(
         model=model,
         args=BaselineTrainingArguments(output_dir=str(folder), **QUIET | given),
         target_model=target_model,
-        draft_ids=ids,
+        draft_ids=DRAFT_IDS,
         train_dataset=rows,
         eval_dataset=make_rows(6, seed=1),
         data_collator=COLLATOR,

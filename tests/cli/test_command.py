@@ -41,17 +41,11 @@ def test_mistyped_step_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_recipe_is_the_step(step: str) -> None:
     """A recipe with code of its own would drift from the command that it stands for."""
     recipe = (RECIPES / f"{'drafter' if step == 'language' else step}.py").read_text(encoding="utf-8")
-    assert sorted(recipe.rpartition('"""')[2].split("\n")) == sorted(
-        [
-            *["", "", "", ""],
-            f"from drafter_trainer.cli.pages import {step} as main"
-            if find_step(step).__module__.endswith("pages")
-            else f"from drafter_trainer.cli.{step} import main",
-            "from drafter_trainer.cli.launch import run_step",
-            'if __name__ == "__main__":',
-            "    run_step(main)",
-        ]
-    )
+    pages = find_step(step).__module__.endswith("pages")
+    own = f"pages import {step} as main" if pages else f"{step} import main"
+    imports = [f"from drafter_trainer.cli.{words}" for words in (own, "launch import run_step")]
+    expected = [*imports, 'if __name__ == "__main__":', "    run_step(main)"]
+    assert sorted(filter(None, recipe.rpartition('"""')[2].split("\n"))) == sorted(expected)
 
 
 def failing(error: BaseException) -> Callable[[list[str]], None]:

@@ -53,21 +53,14 @@ def drop_merges(content: dict[str, Any]) -> None:
     content["model"]["merges"] = content["model"]["merges"][: len(content["model"]["merges"]) // 2]
 
 
-def lowercase(content: dict[str, Any]) -> None:
-    content["normalizer"] = {"type": "Lowercase"}
-
-
-def write_ss(content: dict[str, Any]) -> None:
-    content["normalizer"] = {"type": "Replace", "pattern": {"String": "ß"}, "content": "ss"}
-
-
+LOWERCASE = {"normalizer": {"type": "Lowercase"}}
 DIFFERENT = [
     pytest.param(swap, {}, r"2 tokens .* the first is 'm' with id \d+ in the drafter's and", id="swapped tokens"),
     pytest.param(dict, {"eos_token": "<|user|>"}, "the drafter's eos_token_id is 3, the target's 2", id="eos"),
     pytest.param(dict, {"bos_token": "<|end|>"}, "the drafter's bos_token_id is 2, the target's 1", id="bos"),
     pytest.param(dict, {"unk_token": "<|end|>"}, "the drafter's unk_token_id is 2, the target's None", id="unk"),
     pytest.param(drop_merges, {}, "splits 'Die Straßenbahn", id="merges"),
-    pytest.param(lowercase, {}, "splits 'Die Straßenbahn", id="normalizer"),
+    pytest.param(lambda content: content.update(LOWERCASE), {}, "splits 'Die Straßenbahn", id="normalizer"),
 ]
 
 
@@ -106,7 +99,8 @@ def test_equal_tokenizers_pass(tokenizer, tmp_path) -> None:
 
 def test_probes_look_into_the_drafters_languages(tokenizer) -> None:
     """A rule that touches one language alone shows on a probe in that language, and on no English one."""
-    other = change(tokenizer, write_ss)
+    ss = {"type": "Replace", "pattern": {"String": "ß"}, "content": "ss"}
+    other = change(tokenizer, lambda content: content.update(normalizer=ss))
     german, english = get_pair("de-en").probes
     check_tokenizers(tokenizer, other, [english])
     assert hash_tokenizer(tokenizer, [english]) == hash_tokenizer(other, [english])

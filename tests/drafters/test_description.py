@@ -22,8 +22,9 @@ DESCRIPTION = DrafterDescription(
 
 
 def test_description_is_read_as_it_was_written(tmp_path: Path) -> None:
-    """Prevent the loss of a field between writing and reading."""
-    assert DrafterDescription.from_json(DESCRIPTION.to_json(), "here") == DESCRIPTION
+    """Prevent the loss of a field, and any model's folder from being taken for a drafter."""
+    with pytest.raises(InputError, match=f"{tmp_path} has no drafter.json"):
+        DrafterDescription.read(tmp_path)
     (tmp_path / FILE_NAME).write_text(DESCRIPTION.to_json(), encoding="utf-8")
     assert DrafterDescription.read(tmp_path) == DESCRIPTION
     assert json.loads(DESCRIPTION.to_json())["schema_version"] == SCHEMA_VERSION
@@ -60,12 +61,6 @@ def test_what_is_no_description_is_refused(text: str | bytes, said: str) -> None
     """A file cut by a broken download, or of another release, must end in a line, not in an attribute error."""
     with pytest.raises(InputError, match=f"here {said}"):
         DrafterDescription.from_json(text, "here")
-
-
-def test_folder_without_description_is_no_drafter(tmp_path: Path) -> None:
-    """Prevent any model's folder from being taken for a drafter."""
-    with pytest.raises(InputError, match=f"{tmp_path} has no drafter.json"):
-        DrafterDescription.read(tmp_path)
 
 
 FINGERPRINT = "34ed42d9d6627c3b"  # of DESCRIPTION, before weights had hashes

@@ -234,11 +234,11 @@ def test_frozen_embeddings_leave_the_layers_to_train(tmp_path, target, untied, t
         assert all(weight.requires_grad for weight in create_drafter(each, **given).parameters())
 
 
-@pytest.mark.parametrize("layers", [[], [0, 4], [-5, 0]])
-def test_layers_that_do_not_exist_are_rejected(target_model: PreTrainedModel, layers: list[int]) -> None:
+def test_layers_that_do_not_exist_are_rejected(target_model: PreTrainedModel) -> None:
     """A layer that does not exist must not become a random one."""
-    with pytest.raises(InputError, match="layers"):
-        from_layers(target_model, layers)
+    for layers in ([], [0, 4], [-5, 0]):
+        with pytest.raises(InputError, match="layers"):
+            from_layers(target_model, layers)
 
 
 # The configuration

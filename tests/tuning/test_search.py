@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from drafter_trainer.corpora.decontamination import OVERLAP
 from drafter_trainer.decoding import replay
@@ -25,9 +24,7 @@ from tests.drafters.loop.conftest import FakeNetwork
 SURE = NETWORK_BINS - 1  # bin of a network that gives one token nearly all probability
 
 
-def completion_of(
-    response: list[int], temperature: float = 0.0, chances: list[dict[int, float]] | None = None
-) -> HeldOut:
+def completion_of(response: list[int], temperature: float = 0.0, chances: list | None = None) -> HeldOut:
     chances = chances or [{token: 1.0} for token in response]
     size = max(map(len, chances))
     padded = [list(entry.items()) + [(0, 1e-9)] * (size - len(entry)) for entry in chances]
@@ -66,24 +63,11 @@ def test_lookup_and_table_are_asked_at_every_token() -> None:
 def test_sampled_tokens_count_by_their_chance() -> None:
     """A token with q = 1 is accepted with p, one drawn from q with Σ min(p, q); the completion is only a sample."""
     chances = [{3: 0.5, 4: 0.3}, {4: 0.25, 5: 0.7}]
-    calibration = calibrate([completion_of([4, 5], 1.0, chances)], None, Even(50, [3, 4]))
+    calibration = calibrate([completion_of([4, 5], 1.0, chances)], None, FakeNetwork(lambda known: [3, 4]))
     # q gives 3 and 4 a half each: min(p, q) is 0.5 + 0.3, then 0.25.
     place = NETWORK_BINS // 2
     before = default_calibration()["network"][place]
     assert calibration["network"][place] == pytest.approx(leaned(0.8 + 0.25, 2, before), abs=1e-3)
-
-
-class Even(FakeNetwork):
-    """A network that is torn between some tokens."""
-
-    def __init__(self, size: int, tokens: list[int]) -> None:
-        super().__init__(lambda known: 0, size)
-        self.tokens = tokens
-
-    def read(self, token_ids: list[int]) -> torch.Tensor:
-        logits = torch.full((self.size,), -30.0)
-        logits[self.tokens] = 0.0
-        return logits
 
 
 def test_folder_without_completions_is_rejected(target: Target, tmp_path: Path) -> None:
@@ -121,10 +105,8 @@ def tune(
     """Tune a drafter without a network on hand-written completions; no speedup may exceed the tokens per pass."""
     model = NetworklessDrafter.for_vocabulary(SIZE)
     greedy, other = ([completion_of(list(ids)) for ids in task] for task in (held_out, other_task))
-    tasks = [other] if other else []
-    search = Tuning(
-        model, answers, texts, greedy, [], COSTS, [0], sources=sources, table_bytes=size, other_tasks=tasks
-    )
+    given = {"sources": sources, "table_bytes": size, "other_tasks": [other] if other else []}
+    search = Tuning(model, answers, texts, greedy, [], COSTS, [0], **given)
     choice = search.run()
     assert all(trial["speedup"] <= trial["tokens_per_pass"] for trial in search.trials)
     return search, choice

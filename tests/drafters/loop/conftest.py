@@ -62,12 +62,12 @@ class Clock:
 
 
 class FakeNetwork:
-    """A network with hand-written logits: the successor of a text has nearly all probability. It records its reads."""
+    """A network with hand-written logits: successors of a text share nearly all probability. It records its reads."""
 
     draft_ids = None
     prompt_window: int | None = None
 
-    def __init__(self, successor: Callable[[list[int]], int], size: int = 50, limit: int = 10_000) -> None:
+    def __init__(self, successor: Callable[[list[int]], Any], size: int = 50, limit: int = 10_000) -> None:
         self.successor, self.size, self.limit = successor, size, limit
         self.known: list[int] = []
         self.reads: list[list[int]] = []
@@ -80,8 +80,8 @@ class FakeNetwork:
         assert token_ids, "nothing to read"
         self.reads.append(list(token_ids))
         self.known += token_ids
-        logits = torch.zeros(self.size)
-        logits[self.successor(self.known)] = 12.0
+        logits = torch.full((self.size,), -30.0)
+        logits[self.successor(self.known)] = 0.0
         return logits
 
 

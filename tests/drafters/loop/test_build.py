@@ -91,16 +91,9 @@ def test_damaged_file_is_refused_or_done_without(folder, target_model, tokenizer
     check_greedy(target_model, drafter)
 
 
-def put_vocabulary(folder: Path) -> None:
-    replace_file(folder, VOCABULARY, vocabulary_bytes(torch.tensor([1, 400])))
-
-
-def put_table(folder: Path) -> None:
-    replace_file(folder, TABLE, table_bytes(count_table([[1, 2, 3]], (1,), 0.0), "cd" * 32))
-
-
-def put_setting(folder: Path) -> None:
-    describe(folder, loop=LoopSettings().to_dict() | {"draft_tree": 3})
+OTHER_IDS = vocabulary_bytes(torch.tensor([1, 400]))
+OTHER_TABLE = table_bytes(count_table([[1, 2, 3]], (1,), 0.0), "cd" * 32)
+UNKNOWN_SETTING = LoopSettings().to_dict() | {"draft_tree": 3}
 
 
 def order_that_was_not_tuned(folder: Path) -> None:
@@ -115,10 +108,10 @@ def order_that_was_not_tuned(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (put_vocabulary, "has no ascending ids below 400: it is for another tokenizer"),
-        (put_table, "was counted with another tokenizer: count it again with the target's"),
+        (lambda folder: replace_file(folder, VOCABULARY, OTHER_IDS), "has no ascending ids below 400: it is for"),
+        (lambda folder: replace_file(folder, TABLE, OTHER_TABLE), "was counted with another tokenizer: count it"),
         (order_that_was_not_tuned, "has order 4, the calibration in .* has orders up to 3: tune and publish"),
-        (put_setting, "unknown settings draft_tree: use the release that wrote them"),
+        (lambda folder: describe(folder, loop=UNKNOWN_SETTING), "unknown settings draft_tree: use the release that"),
     ],
 )
 def test_what_does_not_fit_is_refused(folder, target_model, tokenizer, spoil, message) -> None:
