@@ -156,7 +156,7 @@ def resolve_target(
     Args:
         target_model (`str`): Hub id, `HUB_ID@REVISION`, folder, or `wheel:PACKAGE` for an installed wheel with a GGUF
             file (whole or in pieces). The GGUF file is converted once for `from_pretrained`.
-        revision (`str`, *optional*): Branch, tag or commit on the Hub; defaults to the one in `target_model`, or main.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub; defaults to that in `target_model`, or to main.
         name (`str`, *optional*): Hub id of the model in a folder or wheel; defaults to the Hub id of a known wheel,
             or to `target_model`.
         chat_template (`str`, *optional*): File with a Jinja chat template.

@@ -50,7 +50,7 @@ def add_language_share(run: MeasuredRun, records: Sequence[dict[str, Any]], lang
     """Add `language_share` to a run, the share of plain outputs in the expected language.
 
     Outputs of fewer than 20 characters are not counted, because py3langid is often wrong about them. Without
-    py3langid, or for a language that it does not know, nothing is added.
+    py3langid, or for a language that py3langid does not know, nothing is added.
     """
     if not is_installed("py3langid"):
         return
@@ -102,5 +102,5 @@ def quality_warning(measured: Iterable[Results]) -> str:
         return ""
     return (
         f"**The target does not do its task in {len(failed)} of {len(runs)} runs** ({'; '.join(failed)}). Speedups on "
-        "such output do not carry over to a target that does."
+        "such output do not carry over to a target that does its task."
     )

@@ -1,4 +1,4 @@
-"""Acceptance metrics of speculative decoding, one definition each.
+"""Acceptance metrics of speculative decoding, with one definition of each metric.
 
 p is the target's distribution, q the drafter's (Leviathan et al., "Fast Inference from Transformers via Speculative
 Decoding", arXiv 2211.17192).

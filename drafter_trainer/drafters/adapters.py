@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.extras import require
 
-ADAPTER = "adapter"  # subfolder for the adapter of a drafter into which it is merged
+ADAPTER = "adapter"  # subfolder of a drafter with a merged adapter, for the adapter itself
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 

@@ -1,7 +1,7 @@
 """Compact drafters: layers in int8 or int4, of some megabytes, without the target's embeddings and head.
 
-A drafter that was trained with frozen embeddings has the target's own, which for a large vocabulary are most of its
-bytes. `load_drafter` takes them from the target, without a copy.
+A drafter that was trained with frozen embeddings has the target's embeddings. For a large vocabulary, they are most of
+the drafter's bytes. `load_drafter` takes them from the target, without a copy.
 """
 
 import copy

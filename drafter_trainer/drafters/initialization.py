@@ -90,8 +90,8 @@ def create_drafter(
         num_hidden_layers (`int`, *optional*): Depth. Defaults to 3 with `"layers"`, to 2 with `"embeddings"` and
             `"scratch"`, and to the whole checkpoint otherwise.
         layers (`Sequence[int]`, *optional*): Layers of the target or checkpoint, from 0, or from -1 backwards.
-            Defaults to the first layers. With Gemma 3 270M they learn faster than evenly spaced layers, and slower
-            than the layers that `search_layers` finds (benchmarks/initial_layers.py).
+            Defaults to the first layers. With Gemma 3 270M, the first layers learn faster than evenly spaced layers,
+            and slower than the layers that `search_layers` finds (benchmarks/initial_layers.py).
         draft_vocabulary (`int` or `Sequence[int]`, *optional*, defaults to `0`): Size of the draft
             vocabulary (the most frequent ids of the training rows), or its ids; 0 for all ids.
         freeze_embeddings (`bool`, *optional*, defaults to `False`): Train only the layers, not embeddings and head.
@@ -102,7 +102,7 @@ def create_drafter(
     Returns:
         `PreTrainedModel`, with the options in `drafter_setup`.
     Raises:
-        InputError: If the target cannot be assisted, or the initialization does not fit it.
+        InputError: If the target cannot be assisted, or the initialization does not fit the target.
         IncompatibleTokenizerError: If the checkpoint's tokenizer is not the target's.
     """
     target = as_target(target)

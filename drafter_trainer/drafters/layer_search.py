@@ -31,16 +31,16 @@ def search_layers(
     takes at most n²/2 forward passes over the rows; two dozen rows are enough.
 
     Args:
-        model (`PreTrainedModel`): The target; it is left as it was.
+        model (`PreTrainedModel`): The target; it is not changed.
         rows (`Sequence[Mapping]`): Greedy rows of `distill`, with `prompt_ids` and `response_ids`.
         num_hidden_layers (`int`): Number of layers to keep.
-        prompt_window (`int`, *optional*): Window of the prompt that the drafter will read; defaults to all.
+        prompt_window (`int`, *optional*): Window of the prompt that the drafter will read; by default all of it.
         batch_size (`int`, *optional*, defaults to `32`): Rows in one forward pass.
     Returns:
         `list[int]`, ascending: `layers` of `create_drafter`.
     Raises:
         InputError: If the target has fewer layers, or there are no completions.
-    Source: Song et al., "SLEB", arXiv 2402.09025, remove one block after another in the same way, by perplexity.
+    Source: Song et al., "SLEB" (arXiv 2402.09025), who remove blocks one by one in the same way, by perplexity.
     """
     depth = len(model.get_decoder().layers)
     if not 1 <= num_hidden_layers <= depth:

@@ -39,9 +39,9 @@ _PAUSED: ContextVar[bool] = ContextVar("memory_paused", default=False)
 class CompletionMemory:
     """A memory of the target's completions, as a source of drafts.
 
-    A drafter that is loaded with it drafts from it and adds every completion to it; several drafters of one target may
-    share it. The probability that its tokens are accepted is counted from the completions, separately for greedy
-    decoding and for sampling. No measurement uses it.
+    A drafter that is loaded with a memory drafts from the memory, and adds every completion to it. Several drafters of
+    one target may share a memory. The probability that the memory's tokens are accepted is counted from the
+    completions, separately for greedy decoding and for sampling. No measurement uses a memory.
 
     Args:
         max_tokens (`int`, *optional*, defaults to `100_000`): Maximum number of tokens in the memory, including 16 of
@@ -131,10 +131,10 @@ class CompletionMemory:
         """Write the memory to a file, which appears whole or not at all.
 
         Raises:
-            InputError: If no drafter was loaded with it, so that its tokenizer is unknown.
+            InputError: If the tokenizer is unknown, because no drafter was loaded with the memory.
         """
         if self.tokenizer_sha256 is None:
-            raise InputError("the tokenizer of the memory is unknown: load a drafter with it before it is saved")
+            raise InputError("the memory's tokenizer is unknown: load a drafter with the memory before you save it")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._remember_open()
@@ -148,8 +148,8 @@ class CompletionMemory:
         """Read a memory that `save` wrote.
 
         Args:
-            max_tokens (`int`, *optional*): New maximum number of tokens, by default as before. If it is smaller, the
-                oldest completions are dropped.
+            max_tokens (`int`, *optional*): New maximum number of tokens; defaults to the earlier maximum. If it is
+                smaller, the oldest completions are dropped.
         Raises:
             InputError: If there is no such file, or it is not a memory.
         """

@@ -54,7 +54,7 @@ def adapt(
         output_dir (`str` or `Path`): Folder of `rows` (the completions) and `drafter` (the folder for `publish`).
         temperatures, max_prompts, max_new_tokens, batch_size, evaluation_questions, exclude, dtype: As for `distill`.
         arguments (`DrafterTrainingArguments`, *optional*): Training arguments; defaults to one epoch at a learning
-            rate of 3e-5. The drafter's own `prompt_window` replaces theirs, and `drafter` their `output_dir`.
+            rate of 3e-5. Their `prompt_window` is replaced by the drafter's, and their `output_dir` by `drafter`.
     Returns:
         `TuningResult`: The folder of the adapted drafter, and its expected speedup.
     Raises:

@@ -83,8 +83,8 @@ class DrafterTrainer(TokenMeanTrainer):
     """A trainer that finetunes a drafter on self-distilled rows and evaluates its acceptance on held-out rows.
 
     The loss is chosen by `args.loss_type`. Evaluation reports `eval_greedy_agreement` and `eval_expected_alpha`; both
-    can be the `metric_for_best_model`. If rows have no top-k log-probabilities, it reports only `eval_accuracy`, the
-    share of tokens that the drafter predicts.
+    can be the `metric_for_best_model`. If rows have no top-k log-probabilities, evaluation reports only
+    `eval_accuracy`, the share of tokens that the drafter predicts.
 
     Args:
         model (`PreTrainedModel`): A drafter, for instance from `create_drafter`.

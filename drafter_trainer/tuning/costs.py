@@ -160,7 +160,7 @@ def measure_costs(
     if not costs.steady:
         _logger.warning(
             "the timings of this machine are unstable: verification passes differ by %.0f %% in %d attempts. Settings "
-            "that are chosen by them may be wrong; measure again when nothing else runs",
+            "chosen by these timings may be wrong; measure again when nothing else runs",
             100 * costs.spread,
             len(attempts),
         )

@@ -231,7 +231,7 @@ def test_target_that_does_not_do_its_task_is_named_first() -> None:
     """A speedup on useless output must not be quoted as if the target did its task."""
     assert quality_warning([scored(15.6), scored(45.0)]) == (
         "**The target does not do its task in 1 of 2 runs** (de-en translation, greedy: the plain translations score "
-        "chrF 15.6, below 30). Speedups on such output do not carry over to a target that does."
+        "chrF 15.6, below 30). Speedups on such output do not carry over to a target that does its task."
     )
     assert "in 1 of 1 runs** (de-en story, greedy: 50% of the plain outputs loop)" in quality_warning(
         [scored(None, looping=0.5, task="story")]

@@ -157,7 +157,7 @@ def test_memory_is_saved_and_loaded(drafter: PreTrainedModel, memory: Completion
 def test_foreign_memory_is_refused(drafter, memory, published, target_model, tokenizer, tmp_path) -> None:
     """Prevent drafts from the ids of another tokenizer."""
     other = CompletionMemory()
-    with pytest.raises(InputError, match="tokenizer of the memory is unknown: load a drafter with it"):
+    with pytest.raises(InputError, match="the memory's tokenizer is unknown: load a drafter with the memory"):
         other.save(tmp_path / "memory.safetensors")
     tokenizer.save_pretrained(tmp_path)
     swap_two_tokens(tmp_path)

@@ -65,7 +65,7 @@ class LayerView(NamedTuple):
 class LeanNetwork:
     """A drafter of a Llama-like family, run on one sequence without the modules of transformers.
 
-    Its head is pruned to `draft_ids`, in ascending order, if they are given. `int8` weights are for CPUs.
+    The head is pruned to `draft_ids`, in ascending order; without ids, it is not pruned. `int8` weights are for CPUs.
     """
 
     def __init__(self, model, draft_ids: torch.Tensor | None = None, int8: bool = False) -> None:
@@ -99,7 +99,7 @@ class LeanNetwork:
 
     @torch.inference_mode()
     def share(self, cache, start: int, end: int) -> bool:
-        """Replace the network's own keys and values by the target's, if it was trained with them.
+        """Replace the network's own keys and values by the target's, if the network was trained with them.
 
         Positions from `start` to `end` are replaced, and the network continues at `end`. The cache must hold `end`
         tokens of one sequence. Returns `False`, and replaces nothing, if the cache has other tokens or shapes.
@@ -117,7 +117,7 @@ class LeanNetwork:
         return True
 
     def _shared_layers(self, cache, tokens: int) -> list[Any] | None:
-        """Return the target's layers whose keys and values replace the network's, `None` if they do not fit."""
+        """Return the target's layers whose keys and values replace the network's, `None` if the cache does not fit."""
         wanted, layers = self.kv_sharing_layers, getattr(cache, "layers", ())
         if not wanted or len(layers) <= max(wanted) or cache.get_seq_length() != tokens:
             return None

@@ -90,7 +90,7 @@ class RatioEstimator:
 
 
 def network_gain(tokens: float) -> RatioEstimator:
-    """Return an estimator of the accepted tokens that the network adds each time that it is asked."""
+    """Return an estimator of the accepted tokens that the network adds each time that it drafts."""
     return RatioEstimator(_GAIN_PRIOR_ASKS * tokens, _GAIN_PRIOR_ASKS)
 
 

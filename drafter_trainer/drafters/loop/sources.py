@@ -210,7 +210,7 @@ class NetworkSource:
         """Propose the next token of the whole text; see `DraftSource`.
 
         Tokens in `ending` are not sampled, since to drop a token after it was sampled would bias the output. If the
-        likeliest token is in `ending`, it is proposed. If processors exclude the whole draft vocabulary, no token is.
+        likeliest token is in `ending`, it is proposed. `None` if processors exclude the whole draft vocabulary.
         """
         if not self.has_room(len(context)):
             return None
