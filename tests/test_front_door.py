@@ -1,5 +1,6 @@
 """The library as a newcomer types it: five lines from prompts to a published drafter, and what a Trainer promises."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -10,7 +11,13 @@ import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import drafter_trainer
 from drafter_trainer.drafters.description import DrafterDescription
@@ -31,11 +38,20 @@ DUTCH = [
 ]
 FAST = {"use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False, "report_to": []}
 ROWS = {"max_new_tokens": 8, "batch_size": 8}
+BRIEF = {"longest_draft": 4, "repeats": 2, "table_bytes": 1 << 16}  # of tuning
 
 
 @pytest.fixture(scope="module")
-def named(tmp_path_factory: pytest.TempPathFactory, target_folder: Path) -> str:
+def named(target_folder: Path) -> str:
     return str(target_folder)
+
+
+@pytest.fixture
+def other_target(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A target with other weights and the same tokenizer."""
+    make_model(tokenizer, seed=9).save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    return tmp_path / "other"
 
 
 @pytest.fixture(scope="module")
@@ -48,30 +64,16 @@ def rows(tmp_path_factory: pytest.TempPathFactory, named: str) -> Rows:
 # The package
 
 
-def test_importing_the_package_takes_no_time_and_hides_no_function() -> None:
-    """A tool that only asks for the version would wait for torch; a subpackage would stand in a function's place."""
+def test_importing_the_package_takes_no_time_and_needs_no_extra() -> None:
+    """Asking for the version would wait for torch; `pip install .` brings no extra, and every import would fail."""
     code = (
-        "import sys, drafter_trainer; assert 'torch' not in sys.modules; assert 'transformers' not in sys.modules\n"
-        "import drafter_trainer.benchmark.summary\n"
-        "from drafter_trainer import *\n"
-        "assert all(callable(getattr(drafter_trainer, name)) for name in drafter_trainer.__all__)\n"
-        "from drafter_trainer.results import read_results\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert (Path(drafter_trainer.__file__).parent / "py.typed").is_file()
-    with pytest.raises(AttributeError, match="no attribute 'no_such_thing'"):
-        _ = drafter_trainer.no_such_thing
-
-
-def test_what_an_extra_brings_is_not_imported_before_it_is_used() -> None:
-    """`pip install .` brings none of these, and every import of the library would fail."""
-    code = (
-        "import importlib, sys\n"
-        "import importlib.util\n"
+        "import importlib.util, sys, drafter_trainer; assert not {'torch', 'transformers'} & sys.modules.keys()\n"
         "find, absent = importlib.util.find_spec, ('peft', 'matplotlib', 'sacrebleu', 'py3langid')\n"
         "sys.modules.update(dict.fromkeys(absent))\n"
         "importlib.util.find_spec = lambda name, *more: None if name in absent else find(name, *more)\n"
+        "import drafter_trainer.benchmark.summary\n"  # a subpackage would stand in a function's place
         "from drafter_trainer import *\n"
+        "assert all(callable(getattr(drafter_trainer, name)) for name in drafter_trainer.__all__)\n"
         "import drafter_trainer.hub.card_folder, drafter_trainer.benchmark.page, drafter_trainer.benchmark.quality\n"
         "from drafter_trainer.drafters.adapters import add_adapter\n"
         "try: add_adapter(None, 4, 8)\n"
@@ -79,6 +81,9 @@ def test_what_an_extra_brings_is_not_imported_before_it_is_used() -> None:
         "else: raise AssertionError\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+    assert (Path(drafter_trainer.__file__).parent / "py.typed").is_file()
+    with pytest.raises(AttributeError, match="no attribute 'no_such_thing'"):
+        _ = drafter_trainer.no_such_thing
 
 
 # Rows
@@ -134,19 +139,29 @@ def test_what_is_no_prompt_is_refused_in_the_callers_words(tmp_path: Path, named
 # The five lines
 
 
-@pytest.fixture
-def trained(tmp_path: Path, named: str, rows) -> drafter_trainer.DrafterTrainer:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, named: str, rows: Rows) -> drafter_trainer.DrafterTrainer:
+    """A trainer that has trained a drafter and saved it to its output folder."""
     drafter = drafter_trainer.create_drafter(named, num_hidden_layers=1, languages="nl", draft_vocabulary=128)
-    arguments = drafter_trainer.DrafterTrainingArguments(tmp_path / "drafter", num_train_epochs=1, **FAST)
+    folder = tmp_path_factory.mktemp("trained") / "drafter"
+    arguments = drafter_trainer.DrafterTrainingArguments(folder, num_train_epochs=1, **FAST)
     trainer = drafter_trainer.DrafterTrainer(drafter, arguments, train_dataset=rows)
     trainer.train()
+    trainer.save_model()
     return trainer
 
 
-def test_save_model_leaves_a_drafter_that_loads_and_drafts(trained, tmp_path, named, target_model, tokenizer) -> None:
+@pytest.fixture
+def saved(trained: drafter_trainer.DrafterTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the trained drafter's folder, which a test may change, as the trainer's output folder."""
+    folder = shutil.copytree(trained.args.output_dir, tmp_path / "drafter")
+    monkeypatch.setattr(trained.args, "output_dir", str(folder))
+    return folder
+
+
+def test_save_model_leaves_a_drafter_that_loads_and_drafts(trained, target_model, tokenizer) -> None:
     """A head over the draft vocabulary alone, or a missing tokenizer, would only show where the drafter is used."""
-    trained.save_model()
-    folder = tmp_path / "drafter"
+    folder = Path(trained.args.output_dir)
     stock = AutoModelForCausalLM.from_pretrained(folder)
     assert stock.get_output_embeddings().weight.shape[0] == len(tokenizer)
     assert stock.config.use_cache
@@ -164,56 +179,51 @@ def test_save_model_leaves_a_drafter_that_loads_and_drafts(trained, tmp_path, na
     assert checkpoint.get_output_embeddings().weight.shape[0] == len(tokenizer)
 
 
-def test_a_folder_is_published_without_a_run(trained, tmp_path: Path, named: str, target_model, tokenizer) -> None:
+def test_a_folder_is_published_without_a_run(saved: Path, tmp_path: Path, named, target_model, tokenizer) -> None:
     """Publishing must need a folder and a target, and no file that only a script of ours writes."""
-    trained.save_model()
     to = tmp_path / "published"
-    drafter_trainer.publish(tmp_path / "drafter", named, to)
+    drafter_trainer.publish(saved, named, to)
     card = (to / "README.md").read_text(encoding="utf-8")
     assert "when it responds in Dutch" in card
     assert "language:\n- nl\n" in card
     assert not list(to.glob("*.bin"))
     assert str(tmp_path) not in card + (to / "drafter.json").read_text(encoding="utf-8")
     drafter_trainer.load_drafter(str(to), target_model, tokenizer)
-    (tmp_path / "drafter" / "drafter.json").unlink()
+    (saved / "drafter.json").unlink()
     with pytest.raises(InputError, match="does not say which target") as caught:
-        drafter_trainer.publish(tmp_path / "drafter", to=to)
+        drafter_trainer.publish(saved, to=to)
     assert "--" not in str(caught.value)
 
 
 @pytest.mark.parametrize("form", ["stock", "compact"])
-def test_a_published_drafter_is_adapted_to_a_finetuned_target(form, tmp_path, named, rows, tokenizer) -> None:
+def test_a_published_drafter_is_adapted_to_a_finetuned_target(
+    form, tmp_path, named, rows, tokenizer, other_target, monkeypatch
+) -> None:
     """The drafter of a finetuned target would be made from nothing, or learn from the completions of the old one."""
+    monkeypatch.setattr("drafter_trainer.pipeline.adapt.tune", functools.partial(drafter_trainer.tune, **BRIEF))
     first = drafter_trainer.create_drafter(
         named, num_hidden_layers=1, languages="nl", draft_vocabulary=128, freeze_embeddings=True
     )
     arguments = drafter_trainer.DrafterTrainingArguments(tmp_path / "drafter", num_train_epochs=1, **FAST)
     drafter_trainer.DrafterTrainer(first, arguments, train_dataset=rows).save_model()
     drafter_trainer.publish(tmp_path / "drafter", named, tmp_path / "published", format=form)
-    finetuned = make_model(tokenizer, seed=9)
-    finetuned.save_pretrained(tmp_path / "finetuned")
-    tokenizer.save_pretrained(tmp_path / "finetuned")
-    arguments = drafter_trainer.DrafterTrainingArguments(tmp_path / "unused", num_train_epochs=1, **FAST)
     prompts = [f"Wat is {number} plus {number}?" for number in range(24)]
-    given = (tmp_path / "published", str(tmp_path / "finetuned"), prompts, tmp_path / "adapted")
+    given = (tmp_path / "published", str(other_target), prompts, tmp_path / "adapted")
     found = drafter_trainer.adapt(*given, max_new_tokens=8, arguments=arguments)
     assert found.drafter == tmp_path / "adapted" / "drafter"
     assert DrafterDescription.read(found.drafter).languages == ["nl"]
+    finetuned = AutoModelForCausalLM.from_pretrained(other_target)
     check_greedy(finetuned, drafter_trainer.load_drafter(str(found.drafter), finetuned, tokenizer))
     arguments.learning_rate = 1.0
     with pytest.raises(InputError, match="was made with other settings"):  # whose checkpoints would be taken for these
         drafter_trainer.adapt(*given, max_new_tokens=8, arguments=arguments)
 
 
-def test_the_drafter_of_another_target_is_not_published(trained, tmp_path: Path, tokenizer) -> None:
+def test_the_drafter_of_another_target_is_not_published(trained, tmp_path: Path, other_target: Path) -> None:
     """A drafter of another checkpoint's completions would be published under the wrong name."""
-    trained.save_model()
-    other = tmp_path / "other"
-    make_model(tokenizer, seed=9).save_pretrained(other)
-    tokenizer.save_pretrained(other)
     with pytest.raises(InputError, match="was trained for"):
-        drafter_trainer.publish(tmp_path / "drafter", str(other), tmp_path / "published")
-    drafter = drafter_trainer.create_drafter(str(other), num_hidden_layers=1)
+        drafter_trainer.publish(trained.args.output_dir, str(other_target), tmp_path / "published")
+    drafter = drafter_trainer.create_drafter(str(other_target), num_hidden_layers=1)
     with pytest.raises(InputError, match="learns only from its own target's completions"):
         drafter_trainer.DrafterTrainer(drafter, train_dataset=trained.rows)
 
@@ -285,8 +295,7 @@ def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
 
     whole = start("whole")
     whole.train()
-    start("part").train()
-    shutil.rmtree(tmp_path / "part" / "checkpoint-4")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "part" / "checkpoint-2")
     again = start("part")
     again.train(resume_from_checkpoint=True)
     for trainer in (whole, again):
@@ -365,13 +374,12 @@ def test_the_five_lines_end_on_the_hub(tmp_path: Path, target_folder: Path) -> N
     assert not any(name.endswith((".bin", ".pt", ".pth")) or "checkpoint" in name for name in said["files"])
 
 
-def test_a_drafter_is_tuned_measured_and_published_with_its_numbers(trained, tmp_path: Path, named: str) -> None:
+def test_a_drafter_is_tuned_measured_and_published_with_its_numbers(trained, saved, tmp_path, named: str) -> None:
     """Each step takes what the one before left, and the card must hold what was measured of this very drafter."""
-    folder = tmp_path / "drafter"
-    trained.save_model()
+    folder = saved
     kept = read_vocabulary(folder / "draft_vocabulary.safetensors", 400)
     for _ in range(2):  # once more, it starts from the vocabulary that the network was trained with
-        tuned = drafter_trainer.tune(folder, trained.rows, named, longest_draft=4, repeats=2, table_bytes=1 << 16)
+        tuned = drafter_trainer.tune(folder, trained.rows, named, **BRIEF)
         again = read_vocabulary(folder / "tuning" / "draft_vocabulary.safetensors", 400)
         assert torch.equal(again, kept)
     assert tuned.drafter == folder

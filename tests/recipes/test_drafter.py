@@ -24,7 +24,10 @@ NAME = "tiny-drafter-en-de"
 
 def make(config: Path, *options: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(language, "TEXTS", 40)
+        for name, count in (("TEXTS", 20), ("PILOT", 8), ("HELD_OUT", 6), ("HELD_OUT_STORIES", 3)):
+            patch.setattr(language, name, count)
+        within = language.prompts_within
+        patch.setattr(language, "prompts_within", lambda *given: min(within(*given), 40))
         recipe_main("drafter")(["--config", str(config), "--pair", "deu", "--minutes", "1", *options])
 
 
