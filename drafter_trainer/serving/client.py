@@ -202,14 +202,15 @@ def measure_server(
         `prompts` with `question_id`, `token_ids`, `seconds`, `first_pass_seconds` and `divergence`.
     """
     prompts, *limits = workload
+    delay = _COUNTER_DELAY if client.engine == VLLM else 0.0
     client.complete(next(iter(prompts.values())), _WARM_UP_TOKENS, *limits[1:])
     for number in concurrencies:
-        time.sleep(_COUNTER_DELAY)
+        time.sleep(delay)
         before, started = client.counts(), time.perf_counter()
         with ThreadPoolExecutor(number) as pool:
             completions = list(pool.map(lambda ids: client.complete(ids, *limits), prompts.values()))
         seconds = time.perf_counter() - started
-        time.sleep(_COUNTER_DELAY)
+        time.sleep(delay)
         counts = client.counts() - before
         expected, records = plain(number) if plain else {}, []
         for (question, prompt), (token_ids, first_seconds, last_seconds) in zip(prompts.items(), completions):
