@@ -88,7 +88,6 @@ def test_paper_script_counts_the_baseline_differently() -> None:
     assert speedup(plain, plain).value == 1.0
 
 
-FOLDER = str(Path(package.__file__).parent)
 ROUNDS = [Round(4, 4, False), Round(4, 1, True), Round(4, 0, True), Round(0, 0, False)]
 COLUMNS = {name: [getattr(round_, name) for round_ in ROUNDS] for name in ("drafted", "accepted", "rejected")}
 
@@ -98,7 +97,7 @@ def test_metrics_are_the_packages_own(tmp_path: Path, monkeypatch: pytest.Monkey
     for name in ("HF_EVALUATE_CACHE", "HF_METRICS_CACHE"):  # not the user's
         monkeypatch.setattr(f"evaluate.config.{name}", str(tmp_path / name))
     monkeypatch.setattr("evaluate.loading.cached_path", None)  # fail if something is downloaded
-    found = evaluate.load(FOLDER, keep_in_memory=True).compute(**COLUMNS)
+    found = evaluate.load(str(Path(package.__file__).parent), keep_in_memory=True).compute(**COLUMNS)
     assert found == {
         "acceptance_rate": acceptance_rate(ROUNDS),
         "alpha": alpha(ROUNDS),

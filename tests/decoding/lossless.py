@@ -53,17 +53,12 @@ def exact_chances(toy_target: PreTrainedModel, temperature: float) -> dict[tuple
     with torch.inference_mode():
         texts = torch.tensor([TOY_PROMPT + list(start) for start in starts])
         logits = toy_target(input_ids=texts, use_cache=False).logits[:, len(TOY_PROMPT) - 1 :].double()
-    chances = (logits / temperature).softmax(-1)
     result: Counter[tuple[int, ...]] = Counter()
-    for row, start in zip(chances, starts):
-        known = 1.0
-        for position, token in enumerate(start):
-            known *= row[position, token].item()
-        for last in range(TOY_SIZE):
+    for row, start in zip((logits / temperature).softmax(-1), starts):
+        known = row[range(len(start)), start].prod()
+        for last, chance in enumerate((known * row[-1]).tolist()):
             answer = (*start, last)
-            if 1 in answer:
-                answer = answer[: answer.index(1) + 1]
-            result[answer] += known * row[TOY_TOKENS - 1, last].item()
+            result[answer[: answer.index(1) + 1] if 1 in answer else answer] += chance
     assert sum(result.values()) == pytest.approx(1)
     return dict(result)
 
@@ -112,13 +107,11 @@ def sample(
 def check_sampled(
     toy_target: PreTrainedModel,
     arguments: dict[str, Any],
-    temperature: float = 1.0,
-    samples: int = SAMPLES,
     low: float = 0.1,
     high: float = 0.9,
     chances: dict[tuple[int, ...], float] | None = None,
 ) -> None:
     """Compare sampled outputs with their exact probabilities; some drafts must be accepted and some rejected."""
-    answers, rounds = sample(toy_target, arguments, temperature, samples)
-    assert chance_of_these_answers(answers, chances or exact_chances(toy_target, temperature)) > IMPROBABLE
+    answers, rounds = sample(toy_target, arguments, 1.0, SAMPLES)
+    assert chance_of_these_answers(answers, chances or exact_chances(toy_target, 1.0)) > IMPROBABLE
     assert low < alpha(rounds) < high

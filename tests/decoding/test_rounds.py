@@ -1,7 +1,5 @@
 """The recorded rounds, for drafts whose acceptance is known."""
 
-import time
-
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -153,7 +151,7 @@ def test_recorder_leaves_the_target_alone(target_model: PreTrainedModel) -> None
 def test_time_of_all_passes_is_split_between_drafter_and_target(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missed pass makes a method look faster; the drafter's time must not count as the target's."""
     now, target_model, drafter = [0.0], counting(), counting()
-    monkeypatch.setattr(time, "perf_counter", lambda: sum(now))
+    monkeypatch.setattr("time.perf_counter", lambda: sum(now))
     target_model.register_forward_pre_hook(lambda *_: now.append(3.0))
     drafter.register_forward_pre_hook(lambda *_: now.append(2.0))
     assert decode(target_model, [1], {}, 0.0, 0, 4).seconds == pytest.approx(4 * 3.0)

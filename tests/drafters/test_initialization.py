@@ -246,10 +246,9 @@ def test_layers_that_do_not_exist_are_rejected(target_model: PreTrainedModel) ->
 SMALL = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 8}
 SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 SMALL |= {"bos_token_id": 3, "eos_token_id": 4, "pad_token_id": 5}
-FAMILIES = [LlamaConfig, GemmaConfig, Qwen3Config, Gemma3TextConfig]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [LlamaConfig, GemmaConfig, Qwen3Config, Gemma3TextConfig])
 @pytest.mark.parametrize("layers", [1, 8])
 def test_drafter_is_the_target_with_fewer_layers(family: type[PretrainedConfig], layers: int) -> None:
     """Other ids make a drafter useless, and lists shared with the target would shrink the target."""

@@ -92,10 +92,9 @@ def test_frozen_head_is_saved_as_it_was(tmp_path: Path, target_model: PreTrained
 def test_rows_outside_never_win(tmp_path: Path, target_model: PreTrainedModel) -> None:
     """Their logit is the mean of the others', so the stock model drafts what the loop drafts."""
     ids, inputs = torch.arange(0, 400, 3), torch.randint(0, 400, (4, 32), generator=torch.Generator().manual_seed(0))
-    model = target_model
-    prune_head(model, ids)
-    narrow = model(inputs).logits
-    model.save_pretrained(tmp_path)
+    prune_head(target_model, ids)
+    narrow = target_model(inputs).logits
+    target_model.save_pretrained(tmp_path)
     stock = AutoModelForCausalLM.from_pretrained(tmp_path)
     whole = stock(inputs).logits
     torch.testing.assert_close(whole[..., ids], narrow)
@@ -104,9 +103,9 @@ def test_rows_outside_never_win(tmp_path: Path, target_model: PreTrainedModel) -
     torch.testing.assert_close(whole[..., outside], narrow.mean(-1, keepdim=True).expand_as(whole[..., outside]))
     # A checkpoint goes on from what was saved.
     with torch.no_grad():
-        model.get_output_embeddings().weight.zero_()
-    model.load_state_dict(stock.state_dict())
-    torch.testing.assert_close(model(inputs).logits, narrow)
+        target_model.get_output_embeddings().weight.zero_()
+    target_model.load_state_dict(stock.state_dict())
+    torch.testing.assert_close(target_model(inputs).logits, narrow)
 
 
 def test_ids_become_places() -> None:

@@ -31,12 +31,10 @@ def test_bad_values_are_rejected(tmp_path: Path, kind: type, given: dict, messag
 
 
 def test_what_is_meant_is_taken(tmp_path: Path) -> None:
-    """Prevent a known loss from being rejected, and a batch of several groups that takes several times the memory."""
-    given = {"output_dir": str(tmp_path), "use_cpu": True}
+    """Prevent a batch of several groups, which takes several times the memory."""
+    given = {"output_dir": str(tmp_path), "use_cpu": True, "per_device_train_batch_size": 8}
+    assert DrafterTrainingArguments(**given, **TOKENS).per_device_train_batch_size == 1
     assert all(kind(**given, max_length=2).max_length == 2 for kind in BOTH)
-    assert all(DrafterTrainingArguments(**given, loss_type=name).loss_type == name for name in LOSSES.split(", "))
-    arguments = DrafterTrainingArguments(**given, **TOKENS, per_device_train_batch_size=8)
-    assert arguments.per_device_train_batch_size == 1
 
 
 @pytest.mark.parametrize(

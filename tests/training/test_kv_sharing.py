@@ -87,7 +87,6 @@ def test_a_drafter_learns_to_draft_with_the_targets_keys(tmp_path, target) -> No
 def test_drafters_that_cannot_share_are_rejected(tmp_path: Path, target: Target) -> None:
     """Prevent a training that ends in its first step, or a drafter that no cache fits."""
     rows = Dataset.from_list(make_rows(4))
-
     drafter, capped = (create_drafter(target, layers=[0, 1]) for _ in range(2))
     capped.config.attn_logit_softcapping = 30.0
     for model, layers, given, message in (

@@ -141,18 +141,14 @@ def test_loop_stands_alone() -> None:
     sources = {path.stem: path for path in Path(loop_package.__file__).parent.glob("*.py") if path.stem != "__init__"}
     allowed = {"numpy", "safetensors", "torch", "transformers"}
     for path in sources.values():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names = {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = {node.module.split(".")[0]}
-            elif isinstance(node, ast.ImportFrom):
-                # transformers copies what `from .name import` names, and nothing else.
+        nodes = [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        for node in (node for node in nodes if isinstance(node, ast.ImportFrom)):
+            if node.level == 0:
+                names.add(node.module)
+            else:  # transformers copies what `from .name import` names, and nothing else.
                 assert (node.level, node.module in sources) == (1, True), f"{path.name}: {ast.unparse(node)}"
-                continue
-            else:
-                continue
-            assert names <= allowed | sys.stdlib_module_names, f"{path.name} imports {names}"
+        assert {name.split(".")[0] for name in names} <= allowed | sys.stdlib_module_names, path.name
     assert DESCRIPTION == FILE_NAME
 
 

@@ -88,17 +88,14 @@ def embedded(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     return {"inputs_embeds": embeds} | ({"input_ids": ids} if beside else {"input_ids": None})
 
 
-class Noting(BaseStreamer):
+class Noting(list, BaseStreamer):
     """A streamer that keeps what it is given."""
 
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-
     def put(self, value: torch.Tensor) -> None:
-        self.tokens += value.flatten().tolist()
+        self += value.flatten().tolist()
 
     def end(self) -> None:
-        self.tokens.append(-1)
+        self.append(-1)
 
 
 DRAFTED = {
@@ -123,7 +120,7 @@ DRAFTED = {
     "left padding": padded,
     "left padding and a penalty": lambda *given: padded(*given, repetition_penalty=1.5),
     "new turn behind a cache": lambda *given: cached(*given, whole=False),
-    "scores and logits": row(return_dict_in_generate=True, output_scores=True, output_logits=True),
+    "scores and logits": row(output_scores=True, output_logits=True),
     "streamer": lambda *given: {"streamer": Noting()},
 }
 
@@ -160,7 +157,10 @@ UNDRAFTED = {
 }
 REFUSED = {
     "cache of the whole text": (lambda *given: cached(*given, whole=True), "past_key_values that hold 5 tokens"),
-    "two lengths": (row(stopping_criteria=criteria(MaxLengthCriteria(90))), "lets generate continue to 90 tokens"),
+    "two lengths": (
+        row(stopping_criteria=criteria(MaxLengthCriteria(90))),
+        "lets generate continue to 90 tokens",
+    ),
     "several outputs": (row(num_return_sequences=2, do_sample=True), "num_return_sequences has to be 1"),
     "batch": (row(input_ids=torch.tensor([[5, 6], [7, 8]])), "only supported for batch_size = 1"),
     "no cache": (row(use_cache=False), "use_cache=True"),
@@ -179,13 +179,9 @@ def run(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, make:
     given = {"input_ids": prompt_of(tokenizer), "max_new_tokens": TOKENS, "do_sample": False}
     given = given | more | make(target_model, tokenizer)
     torch.manual_seed(0)
-    output = target_model.generate(**given)
-    if torch.is_tensor(output):
-        output = {"sequences": output}
-    streamed = given["streamer"].tokens if "streamer" in given else []
-    return {"streamed": streamed} | {
-        name: output.get(name) for name in ("sequences", "scores", "logits") if output.get(name) is not None
-    }
+    output = target_model.generate(**given, return_dict_in_generate=True)
+    found = {name: output.get(name) for name in ("sequences", "scores", "logits")}
+    return {"streamed": given.get("streamer", [])} | {name: each for name, each in found.items() if each is not None}
 
 
 def check_equal(drafted: dict[str, Any], plain: dict[str, Any]) -> None:

@@ -221,17 +221,11 @@ def test_what_was_drawn_stays() -> None:
 
 def test_scores_outlive_the_next_step() -> None:
     """Prevent the q of all tokens from being that of the last one, since a captured step reuses its output."""
-
-    class InPlace(FakeNetwork):
-        """A network that returns the same tensor each time, as `GraphedNetwork` does."""
-
-        logits = torch.zeros(50)
-
-        def read(self, token_ids: list[int]) -> torch.Tensor:
-            return self.logits.copy_(super().read(token_ids))
-
+    network, logits = FakeNetwork(successor), torch.zeros(50)
+    read = network.read
+    network.read = lambda token_ids: logits.copy_(read(token_ids))  # the same tensor each time
     torch.manual_seed(0)
-    draft = make_loop(make_settings(sources=["network"]), InPlace(successor)).draft([1, 2], 4, sampling=True)
+    draft = make_loop(make_settings(sources=["network"]), network).draft([1, 2], 4, sampling=True)
     assert tokens_of(draft) == [3, 4, 5, 6]
     assert [proposal.scores.argmax().item() for proposal in draft] == [3, 4, 5, 6]
 

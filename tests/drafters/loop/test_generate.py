@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.network_kinds import StockNetwork
 from drafter_trainer.drafters.loop.settings import LoopSettings
-from drafter_trainer.drafters.loop.sources import SOURCES, Proposal
+from drafter_trainer.drafters.loop.sources import SOURCES
 from drafter_trainer.drafters.ngram import count_table
 from tests.decoding.drafts import (
     CHAIN_LOGITS,
@@ -174,32 +174,21 @@ def test_sampled_steps_have_the_targets_distribution(monkeypatch, sources, given
     assert min(counts[source] for source in sources) >= 20
 
 
-def claim_another_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tell the verifier that the network drew at half the temperature."""
-    right = generate_module._scores
-    monkeypatch.setattr(generate_module, "_scores", lambda *given: 2 * right(*given))
-
-
-def claim_uniform_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tell the verifier that what was copied beside something drawn was drawn too."""
-    right = generate_module._scores
-
-    def wrong(proposal: Proposal, *given: Any) -> torch.Tensor:
-        return torch.zeros(1, CHAIN_SIZE) if proposal.scores is None else right(proposal, *given)
-
-    monkeypatch.setattr(generate_module, "_scores", wrong)
-
-
 @pytest.mark.parametrize(
-    ("sources", "make_wrong"),
+    ("sources", "wrong"),
     [
-        (["network"], claim_another_temperature),
-        (["lookup", "network"], claim_uniform_draw),
+        pytest.param(["network"], lambda proposal, right: 2 * right, id="drawn at half the temperature"),
+        pytest.param(
+            ["lookup", "network"],
+            lambda proposal, right: torch.zeros(1, CHAIN_SIZE) if proposal.scores is None else right,
+            id="copied tokens drawn too",
+        ),
     ],
 )
-def test_wrong_distribution_is_noticed(monkeypatch, sources, make_wrong) -> None:
-    """The test of the distribution must fail for a wrong q."""
-    make_wrong(monkeypatch)
+def test_wrong_distribution_is_noticed(monkeypatch, sources: list[str], wrong: Callable) -> None:
+    """The test of the distribution must fail if the verifier is told a wrong q."""
+    scores = generate_module._scores
+    monkeypatch.setattr(generate_module, "_scores", lambda first, *rest: wrong(first, scores(first, *rest)))
     tokens = sample_chain(sources, {"max_new_tokens": 1200})
     assert chance_of_these_steps(tokens, CHAIN_LOGITS.softmax(-1)) < IMPROBABLE / 1000
 

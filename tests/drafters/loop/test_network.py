@@ -1,5 +1,7 @@
-"""The lean network against the model's own forward."""
+"""The lean network against the model's own forward, and its captured step."""
 
+import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from transformers import (
 
 from drafter_trainer.drafters.compact import _from_int4, _to_int4
 from drafter_trainer.drafters.loop.network import LeanNetwork, reason_against
-from drafter_trainer.drafters.loop.network_kinds import StockNetwork, build_network
+from drafter_trainer.drafters.loop.network_kinds import GraphedNetwork, StockNetwork, build_network
 from drafter_trainer.drafters.loop.weights import Weight
 
 SHAPE = {"vocab_size": 70, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -246,3 +248,56 @@ def test_weights_are_left_as_they_are() -> None:
 def test_what_cannot_be_run_lean_is_said(config: PretrainedConfig, reason: str) -> None:
     """A family that differs in one place would be run wrong, or without a word five times slower."""
     assert reason in reason_against(AutoModelForCausalLM.from_config(config))
+
+
+# The captured step: a graph must replay the step itself, and without CUDA nothing but the speed may change.
+
+
+class Replayed(GraphedNetwork):
+    """Run the captured function itself, as a replay does: on fixed places, into a fixed place."""
+
+    captures = 0
+
+    def _capture(self) -> bool:
+        self.captures += 1
+        self._captured_capacity = self.capacity
+        self._logits = torch.zeros(self.head.weight.shape[0])
+        self._graph = SimpleNamespace(replay=lambda: self._logits.copy_(self.step()))
+        return True
+
+
+@pytest.mark.parametrize("draft_ids", [None, SOME], ids=["all ids", "draft vocabulary"])
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_fixed_step_is_the_step(name: str, draft_ids: torch.Tensor | None) -> None:
+    """It sees the whole cache, also what a rejected draft left in it and what is beyond a layer's window: nothing of
+    that may reach the logits."""
+    model = make(CONFIGS[name])
+    lean, graphed = LeanNetwork(model, draft_ids), Replayed(model, draft_ids)
+    for network in (lean, graphed):
+        network.read([*TOKENS, 31, 32, 33])
+        network.crop(len(TOKENS))
+    for token in range(5, 15):
+        torch.testing.assert_close(graphed.read([token]), lean.read([token]))
+    assert graphed.length == lean.length == len(TOKENS) + 10
+    assert graphed.captures == 1
+
+
+def test_grown_cache_is_captured_anew(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prevent a graph from writing to the cache that was replaced."""
+    monkeypatch.setattr("drafter_trainer.drafters.loop.network._FIRST_CAPACITY", 8)
+    lean, graphed = LeanNetwork(target_model), Replayed(target_model)
+    for token in (*TOKENS, 1, 2):
+        torch.testing.assert_close(graphed.read([token]), lean.read([token]))
+    assert graphed.captures == 3  # 8, 16, 32
+
+
+def test_failed_capture_is_said_once_and_changes_nothing(target_model: PreTrainedModel) -> None:
+    """Where there is no graph, users must learn why their drafter is slower than the card says."""
+    graphed, lean = GraphedNetwork(target_model), LeanNetwork(target_model)
+    graphed.read(TOKENS), lean.read(TOKENS)
+    with pytest.warns(UserWarning, match="cannot be captured and is launched in pieces: .*cuda"):
+        logits = graphed.read([12])
+    torch.testing.assert_close(logits, lean.read([12]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(graphed.read([200]), lean.read([200]))
