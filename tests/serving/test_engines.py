@@ -19,7 +19,7 @@ from drafter_trainer.hub.card import render_card
 from drafter_trainer.pipeline import engine_benchmark
 from drafter_trainer.pipeline.engine_benchmark import benchmark_engine
 from drafter_trainer.results import find_method, read_results
-from drafter_trainer.serving import commands, engines
+from drafter_trainer.serving import client, commands, engines
 from drafter_trainer.serving.commands import llamacpp_command, vllm_command, vllm_config, vllm_ngram_config
 from drafter_trainer.serving.engines import serve, start_engine
 from tests.drafters.loop.conftest import describe
@@ -204,6 +204,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(commands, "vllm_command", command)
     monkeypatch.setattr(engine_benchmark, "start_engine", noted)
     monkeypatch.setattr(page, "_draw", lambda run: {})
+    monkeypatch.setattr(client, "_COUNTER_DELAY", 0.0)
     return started
 
 
@@ -250,10 +251,10 @@ def test_interrupted_benchmark_goes_on_with_the_next_server(
     given = {"engine": "vllm", "output_dir": tmp_path, "requests_at_once": [2], "max_new_tokens": 4}
     measure = engine_benchmark.measure_server
 
-    def broken(client, name, *more):
+    def broken(server, name, *more):
         if name != "plain":
             raise KeyboardInterrupt
-        return measure(client, name, *more)
+        return measure(server, name, *more)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
         patch.setattr(engine_benchmark, "measure_server", broken)

@@ -8,9 +8,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from drafter_trainer.benchmark import page
 from drafter_trainer.hub.export.gguf_file import write_gguf
 from drafter_trainer.pipeline.engine_benchmark import benchmark_engine
 from drafter_trainer.results import find_method
+from drafter_trainer.serving import client
 from drafter_trainer.serving.commands import llamacpp_command
 from drafter_trainer.serving.engines import start_engine
 from drafter_trainer.targets import Target
@@ -49,8 +51,10 @@ def network(request, tokenizer, gemma_gguf, tmp_path) -> tuple[PreTrainedModel, 
     return model, str(tmp_path / "x.gguf")
 
 
-def test_benchmark_of_the_exported_drafter(target_gguf: str, published: Path, target: Target, tmp_path: Path) -> None:
+def test_benchmark_of_the_exported_drafter(target_gguf, published, target, tmp_path, monkeypatch) -> None:
     """`drafter.gguf` must load, be accepted, and not change greedy output; the counts are the server's own."""
+    monkeypatch.setattr(client, "_COUNTER_DELAY", 0.1)  # it is vLLM that counts late
+    monkeypatch.setattr(page, "_draw", lambda run: {})
     asked = [{"prompt": f"Wo ist Zug {number}?"} for number in range(4)]
     given = {"output_dir": tmp_path, "languages": "de-en", "max_new_tokens": TOKENS, "requests_at_once": [1, 2]}
     given |= {"prompt_lookup_tokens": [4], "target_gguf": target_gguf, "python": sys.executable}
