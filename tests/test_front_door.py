@@ -190,7 +190,7 @@ def test_a_folder_is_published_without_a_run(saved: Path, tmp_path: Path, named,
     assert str(tmp_path) not in card + (to / "drafter.json").read_text(encoding="utf-8")
     drafter_trainer.load_drafter(str(to), target_model, tokenizer)
     (saved / "drafter.json").unlink()
-    with pytest.raises(InputError, match="does not say which target") as caught:
+    with pytest.raises(InputError, match="does not state the drafter's target") as caught:
         drafter_trainer.publish(saved, to=to)
     assert "--" not in str(caught.value)
 

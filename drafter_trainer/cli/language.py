@@ -117,7 +117,7 @@ def collect_rows(step: Callable[..., None], folder: Path, language: LanguageArgu
         sizes = ["--max_samples", samples, held_out]
         step("distill", folder, "--output_dir", folder / rows, "--corpus", *corpora, *sizes, *kept_out, *options)
 
-    # Text first: empty text, or text in another language, is rejected at once.
+    # Text first: empty text, or text in another language, is rejected immediately.
     distill("text", language.corpus, TEXTS, HELD_OUT, "--engine", "text")
     distill("pilot", [language.prompts], PILOT, 1)
     distill("distill", [language.prompts], prompts_within(language.minutes, folder), HELD_OUT)

@@ -66,7 +66,7 @@ def adapt(
         raise InputError(f"{drafter} has no network to train: call tune() on completions of the target instead")
     if description.adapter_of:
         raise InputError(
-            f"{drafter} is an adapter: adapt its base {description.adapter_of['drafter']}, or publish it whole"
+            f"{drafter} is an adapter: adapt {description.adapter_of['drafter']}, or publish it without adapter_of"
         )
     source = Path(drafter)
     if published.commit is not None:

@@ -91,7 +91,7 @@ def benchmark_engine(
     measured = Measurement(drafter, target, questions, output_dir, languages, task, max_questions)
     target, asked = measured.target, measured.questions
     if any(question.earlier for question in asked):
-        raise InputError(f"{measured.source} has conversations of several turns: an engine is asked single questions")
+        raise InputError(f"{measured.source} has conversations of several turns: engines are measured on single turns")
     settings = {
         "engine": engine,
         "requests_at_once": [*requests_at_once],

@@ -56,7 +56,7 @@ def finetune(
     folders, start, state = [*rows] or [run.rows], shape["initialization"], PartialState()
     if arguments.lora_rank and start in ("scratch", "embeddings", "layers"):
         raise InputError(
-            f"an adapter (lora_rank {arguments.lora_rank}) needs a base drafter: name one as initialization"
+            f"an adapter (lora_rank {arguments.lora_rank}) needs a base drafter: name it as initialization"
         )
     known = [finished_step(folder, "distill first, or name other folders as data") for folder in folders]
     inputs = {"target": target.identity, "rows": " ".join(step["fingerprint"] for step in known)}

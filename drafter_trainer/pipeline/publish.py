@@ -74,9 +74,9 @@ def check_form(format: str, sources: Sequence[str], adapter_of: str | None) -> N
         raise InputError(f"format must be one of {', '.join(FORMATS)}, got {format}")
     network = not sources or NETWORK in sources
     if FORMATS[format] and (adapter_of or not network):
-        raise InputError("only a network of its own has a compact format: leave adapter_of and sources out")
+        raise InputError("only a whole network has a compact format: leave adapter_of and sources out")
     if adapter_of and not network:
-        raise InputError("an adapter is a network's: give adapter_of, or sources without network")
+        raise InputError("an adapter needs the network: leave adapter_of out, or add network to sources")
     if not network and NGRAM not in sources:
         raise InputError(
             "lookup alone needs no drafter: choose the sources lookup and ngram, or "
@@ -158,7 +158,7 @@ def publish(
     check_form(format, sources, adapter_of)
     folder = Path(drafter)
     if target is None and not (folder / FILE_NAME).is_file():
-        raise InputError(f"{folder} does not say which target it is for: name the target")
+        raise InputError(f"{folder} does not state the drafter's target: name the target")
     target = target_of(folder, target)
     destination = Destination(str(to), repo_id, revision, tag, private, overwrite, dry_run)
     if destination.folder and destination.folder.resolve() == folder.resolve():
@@ -233,7 +233,7 @@ def describe(
 ) -> DrafterDescription:
     """Return the description in a drafter's folder, or a new one for a stock model without `drafter.json`."""
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} holds no drafter: name the folder that a trainer or tune left")
+        raise InputError(f"{folder} has no drafter: name the output folder of a trainer or of tune")
     spoken, pair = read_languages(languages)
     described = describe_drafter(name or folder.resolve().name, target, spoken, pair)
     if not (folder / FILE_NAME).is_file():

@@ -78,7 +78,7 @@ def _time_rounds(
 ) -> list[float]:
     """Time one round of assisted decoding for each draft length, in milliseconds.
 
-    The drafter returns fillers at once. When sampling, q is 1 at a filler, as for tokens of lookup and table.
+    The drafter returns fillers immediately. When sampling, q is 1 at a filler, as for tokens of lookup and table.
     """
     times: list[float] = []
     last: tuple[int, float] | None = None

@@ -38,7 +38,7 @@ class DraftSource(Protocol):
         Args:
             context (`Sequence[int]`): The text and the tokens drafted so far, or at least the last `TAIL` of them.
         Returns:
-            `tuple` of the token and its bin in the source's calibration; `None` if the source knows no next token.
+            `tuple` of the token and its bin in the source's calibration; `None` if the source has no proposal.
         """
 
 

@@ -76,5 +76,5 @@ def test_drafter_without_a_table_is_refused(
     assert not (tmp_path / "drafter").exists()
     with pytest.raises(InputError, match="sources may name lookup, ngram, network, got suffix"):
         publish(trained, sources=["suffix"])
-    with pytest.raises(InputError, match="an adapter is a network's"):
+    with pytest.raises(InputError, match="an adapter needs the network"):
         publish(trained, sources=CHEAP, adapter_of="alice/base")
