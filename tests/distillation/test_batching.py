@@ -74,11 +74,11 @@ def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("start", [(), TEMPLATE], ids=["nothing shared", "template"])
 def test_greedy_completions_equal_generate_on_each_prompt_alone(target_model, start) -> None:
     """Prevent a row from reading its predecessor's columns, its neighbour's, or a prompt that was put elsewhere."""
-    stream = make_stream(start=start)
+    stream = make_stream(20, start=start)
     engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
     expected = {request: generated(target_model, request) for request in stream}
     assert len({len(completion) for completion in expected.values()}) > 5
-    for size, requests in ((1, stream), (3, stream), (4, stream[::-1]), (7, stream)):
+    for size, requests in ((1, stream), (4, stream[::-1]), (7, stream)):
         for request, completion in answered(engine, requests, size).items():
             assert completion.completion_ids == expected[request]
             assert completion.finish_reason == ("stop" if expected[request][-1] in engine.eos_ids else "length")
@@ -137,7 +137,7 @@ STATE = {"layer_types": ["conv", "full_attention"], "pad_token_id": 0, "bos_toke
 def test_windows_and_states_are_a_rows_own(kind: str, given: dict[str, Any]) -> None:
     """Prevent another window because a row began elsewhere, and the state that another request left."""
     for start in ((), TEMPLATE):
-        stream = make_stream(start=start)
+        stream = make_stream(20, start=start)
         model = with_ends(tiny_model(kind, vocab_size=400, num_hidden_layers=2, **given), stream)
         for request, completion in answered(TransformersEngine(model, pad_id=0), stream, 4).items():
             assert completion.completion_ids == generated(model, request)

@@ -23,6 +23,7 @@ from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
+from tests.conftest import make_model
 from tests.distillation.completion_server import CompletionServer, Mishap
 from tests.distillation.conftest import make_requests, stored_rows
 
@@ -48,7 +49,7 @@ def keys(requests: Requests) -> set[str]:
     return {request.key for request in requests}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def requests(prompts: list[Prompt]) -> Requests:
     return make_requests(prompts[:8], [0.0, 1.0], 1, 0, 8)
 
@@ -183,9 +184,21 @@ MISHAPS: dict[str, Mishap] = {
 }
 
 
+def compared(store: RowStore) -> list[list[Any]]:
+    columns = ("key", "response_ids", "finish_reason", "engine", "retokenized")
+    return [[row[column] for column in columns] for row in stored_rows(store)]
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, tokenizer, requests: Requests) -> list[list[Any]]:
+    """The rows of a server without errors."""
+    with CompletionServer(make_model(tokenizer), tokenizer) as running:
+        return compared(run(requests, engine_of([running.url], tokenizer), tmp_path_factory.mktemp("calm")))
+
+
 @pytest.mark.parametrize("mishap", MISHAPS)
 def test_whatever_a_server_does_the_rows_are_the_same(
-    tmp_path, server, other, requests, tokenizer, monkeypatch, mishap
+    tmp_path, server, other, requests, tokenizer, calm, monkeypatch, mishap
 ) -> None:
     """Prevent rows that are lost or repeated, or that come from a faulty reply."""
     server.mishap = MISHAPS[mishap]
@@ -193,11 +206,7 @@ def test_whatever_a_server_does_the_rows_are_the_same(
     store = run(requests, engine_of([server.url, other.url], tokenizer), tmp_path / "servers")
     assert store.keys() == keys(requests)
     assert not store.drops()
-    calm = run(requests, engine_of([other.url], tokenizer), tmp_path / "calm")
-    columns = ("key", "response_ids", "finish_reason", "engine", "retokenized")
-    assert [[row[column] for column in columns] for row in stored_rows(store)] == [
-        [row[column] for column in columns] for row in stored_rows(calm)
-    ]
+    assert compared(store) == calm
 
 
 def test_a_server_that_comes_back_is_asked_again(server, other, requests, tokenizer, monkeypatch) -> None:
