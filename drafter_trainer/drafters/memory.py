@@ -39,9 +39,9 @@ _PAUSED: ContextVar[bool] = ContextVar("memory_paused", default=False)
 class CompletionMemory:
     """A memory of the target's completions, as a source of drafts.
 
-    A drafter that is loaded with a memory drafts from the memory, and adds every completion to it. Several drafters of
-    one target may share a memory. The probability that the memory's tokens are accepted is counted from the
-    completions, separately for greedy decoding and for sampling. No measurement uses a memory.
+    A drafter that is loaded with a memory drafts from it and adds every completion to it. Several drafters of a target
+    may share a memory. The acceptance of the memory's tokens is counted from the completions, separately for greedy
+    decoding and for sampling. No measurement uses a memory.
 
     Args:
         max_tokens (`int`, *optional*, defaults to `100_000`): Maximum number of tokens in the memory, including 16 of

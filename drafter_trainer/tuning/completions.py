@@ -38,8 +38,7 @@ class HeldOut:
     def acceptance(self, position: int, token: int) -> float:
         """Return the probability that the target accepts a token for which q is 1.
 
-        In sampling, it is p(token) within the top k, otherwise 0. In greedy decoding, it is 1 for the completion's
-        token, otherwise 0.
+        In sampling, it is p(token) within the top k, else 0. In greedy decoding, it is 1 for the completion's token.
         """
         if self.temperature == 0:
             return float(self.response_ids[position] == token)
