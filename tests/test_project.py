@@ -157,12 +157,18 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=False)
 
 
-def test_pair_comes_from_the_command_line() -> None:
-    """`make bench LANG=fr-en` is how a pair is named."""
+def test_pair_comes_from_the_command_line_alone() -> None:
+    """`make bench LANG=fr-en` names a pair; every shell sets LANG to its locale, which is none."""
     given = ("LANG=fr-en", "QUESTIONS=q.jsonl", "OUT=out", "DRAFTER=org/drafter", "TASK=story")
     command = " ".join(make("--dry-run", "bench", *given).stdout.replace("\\\n", " ").split())
     assert "recipes/configs/gemma-3-270m/fr-en.yaml --pair fr-en --drafter org/drafter" in command
     assert "--task story --questions q.jsonl --output_dir out" in command
+    assert "--pair de-en" in make("--dry-run", "bench", LANG="ru_RU.UTF-8").stdout
+    # A mistyped pair must not end in a traceback about a file.
+    done = make("bench", "LANG=fr-xx")
+    assert done.returncode == 2
+    assert "error: there is no recipes/configs/gemma-3-270m/fr-xx.yaml" in done.stdout
+    assert "de-en fr-en ja-en ru-en zh-en" in done.stdout
 
 
 def test_language_comes_from_the_command_line_alone() -> None:
@@ -175,21 +181,8 @@ def test_language_comes_from_the_command_line_alone() -> None:
     assert "name a language or a pair: make drafter LANG=oci" in refused.stdout
 
 
-def test_locale_of_the_shell_is_no_pair() -> None:
-    """Every shell sets LANG to its locale; without a pair on the command line German to English is measured."""
-    assert "--pair de-en" in make("--dry-run", "bench", LANG="ru_RU.UTF-8").stdout
-
-
 def test_pair_does_not_become_a_locale() -> None:
     """A pair exported as LANG is an unknown locale for every command that make starts."""
     shown = make("--eval", 'show:\n\t@echo "LANG=$$LANG, flags=$$MAKEFLAGS"', "show", "LANG=fr-en").stdout
     assert shown.startswith("LANG=,")
     assert "fr-en" not in shown
-
-
-def test_unknown_pair_lists_the_known_ones() -> None:
-    """A mistyped pair must not end in a traceback about a file."""
-    done = make("bench", "LANG=fr-xx")
-    assert done.returncode == 2
-    assert "error: there is no recipes/configs/gemma-3-270m/fr-xx.yaml" in done.stdout
-    assert "de-en fr-en ja-en ru-en zh-en" in done.stdout

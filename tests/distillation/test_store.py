@@ -101,12 +101,9 @@ def test_a_truncated_shard_is_named_with_what_to_do(tmp_path: Path, kept: float)
     whole = shard.read_bytes()
     shard.write_bytes(whole[: int(len(whole) * kept)])
     expected = r"rows-000-000001\.parquet is damaged .*delete it and distill again"
-    with pytest.raises(DamagedStoreError, match=expected):
-        store.keys()
-    with pytest.raises(DamagedStoreError, match=expected):
-        list(store.tables())
-    with pytest.raises(DamagedStoreError, match=expected):
-        store.count()
+    for read in (store.keys, lambda: list(store.tables()), store.count):
+        with pytest.raises(DamagedStoreError, match=expected):
+            read()
 
 
 @pytest.mark.parametrize("within", [False, True], ids=["of another shard", "of its own"])
