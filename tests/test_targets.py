@@ -218,8 +218,10 @@ DESCRIPTION = """{"name": "d", "target": "t", "target_revision": "1",
 "draft_length": 5, "loop": {}, "files": {}, "training": {}, "versions": {}, "schema_version": 1}"""
 
 
-def load_refused(drafter: str, target: str, tokens_target: str) -> list:
-    """Collect the messages of loading what is gated or private."""
+def load_refused(drafter: str, target: str, tokens_target: str, tokens: list) -> list:
+    """Collect the messages of loading what is gated or private, without a token and with each token."""
+    import os
+
     from transformers import AutoModelForCausalLM
 
     from drafter_trainer import load_drafter
@@ -233,17 +235,20 @@ def load_refused(drafter: str, target: str, tokens_target: str) -> list:
         model.name_or_path = tokens_target
         load_drafter(target, model)
 
-    for load in (
+    loads = (
         lambda: load_drafter(drafter, model),
         lambda: load_drafter("alice/private", model),
         lambda: resolve_target(tokens_target),
         lambda: resolve_target(f"{target}@no-such-branch"),
         load_for_gated_target,
-    ):
-        try:
-            load()
-        except InputError as error:
-            said.append(str(error))
+    )
+    for token in (None, *tokens):
+        os.environ |= {"HF_TOKEN": token} if token else {}
+        for load in loads:
+            try:
+                load()
+            except InputError as error:
+                said.append(str(error))
     return said
 
 
@@ -258,11 +263,11 @@ def test_loading_what_is_gated_or_private(target_folder: Path, tmp_path: Path) -
         hub.add_repo("alice/private", described, private=True)
         hub.repos["model", "alice/drafter"].gated = hub.repos["model", "alice/gated-target"].gated = True
         given = {"drafter": "alice/drafter", "target": "alice/target", "tokens_target": "alice/gated-target"}
-        for token in (None, "hf_bob"):
-            said = run_client(hub, tmp_path / f"home-{token}", load_refused, token=token, **given)
-            assert len(said) == 5
-            assert all("\n" not in line and "hf_" not in line for line in said)
-            assert all("gated" in said[number] for number in (0, 2, 4)), said
-            assert "alice/private" in said[1]
-            assert said[3].startswith("alice/target is neither a folder nor a model on the Hub: ")
-            assert said[4].endswith(": give it as tokenizer")
+        messages = run_client(hub, tmp_path / "home", load_refused, tokens=["hf_bob"], **given)
+    assert len(messages) == 10
+    for said in (messages[:5], messages[5:]):
+        assert all("\n" not in line and "hf_" not in line for line in said)
+        assert all("gated" in said[number] for number in (0, 2, 4)), said
+        assert "alice/private" in said[1]
+        assert said[3].startswith("alice/target is neither a folder nor a model on the Hub: ")
+        assert said[4].endswith(": give it as tokenizer")
