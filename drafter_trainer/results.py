@@ -110,7 +110,7 @@ def write_results(results: Results, path: Path) -> None:
 def read_results(path: Path) -> Results:
     """Read results and check them."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file: run make bench first")
+        raise InputError(f"{path}: no such file: run bench first")
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

@@ -128,7 +128,7 @@ class Step:
         if self.difference:
             raise InputError(
                 f"{self.folder} was made with other settings ({self.difference}{because}): delete it to repeat the "
-                "step, or name another run_folder"
+                "step, or name another folder"
             )
 
     def reuse(self) -> bool:

@@ -79,7 +79,7 @@ def test_finished_step_is_remembered(tmp_path: Path) -> None:
 def test_another_step_in_its_place_is_refused_by_name(tmp_path: Path, given: dict, said: str, finished: bool) -> None:
     """A folder of mixed settings, targets or recipes would be published as something that it is not."""
     (run if finished else interrupt)(make_step(tmp_path))
-    with pytest.raises(InputError, match=rf"^{tmp_path} .*{re.escape(said)}.*another run_folder"):
+    with pytest.raises(InputError, match=rf"^{tmp_path} .*{re.escape(said)}.*another folder"):
         make_step(tmp_path, **given).is_finished()
 
 

@@ -71,6 +71,9 @@ def load_questions(source: str, pair: Pair, limit: int | None = None, task: Task
             for each in read_sentences(source, pair, "test")
         )
     else:
+        if source != MT_BENCH and not Path(source).suffix and not Path(source).exists():
+            names = ", ".join([SAMPLE, *PARALLEL_CORPORA, MT_BENCH])
+            raise InputError(f"unknown question set {source}: expected {names}, file:PATH, or a Spec-Bench file")
         # The whole file is read, so that errors after the limit are raised too.
         questions = [*_read_spec_bench(mt_bench_file() if source == MT_BENCH else Path(source), pair, task)]
     if not (chosen := [*itertools.islice(questions, limit)]):

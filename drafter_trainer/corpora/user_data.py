@@ -19,6 +19,7 @@ from drafter_trainer.targets import resolve_commit
 
 PROMPT_COLUMNS = ("prompt", "messages", "conversations")
 TEXT_COLUMNS = ("text",)
+_FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".txt", ".parquet", ".gz")
 _HELD_OUT = 5  # hundredths of the rows, if there is no validation split
 _VALIDATION_NAMES = ("validation", "valid", "dev", "test")
 _HASHED = 1000  # first rows of a stream, by which it is identified
@@ -85,6 +86,8 @@ def _load_from_hub(repo: str) -> tuple[Mapping[str, Iterable[Any]], dict[str, st
         validate_repo_id(repo)
     except HFValidationError as error:
         raise InputError(f"{repo} is neither a file nor a Hub id of a dataset") from error
+    if Path(repo).suffix in _FILE_SUFFIXES:
+        raise InputError(f"{repo}: no such file: give an existing file, or the Hub id of a dataset")
     revision = resolve_commit(repo, None, "a data set", "dataset")
     try:
         parts = datasets.load_dataset(repo, revision=revision)

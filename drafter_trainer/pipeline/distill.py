@@ -110,6 +110,8 @@ def distill(
         InputError: If the target does not support assisted generation, the prompts cannot be read, or no prompt can
             be completed.
     """
+    if isinstance(temperatures, int | float):
+        raise InputError(f"temperatures must be a list, such as [{temperatures}], got {temperatures}")
     if not temperatures or min(temperatures) < 0:
         raise InputError(f"temperatures must be 0 or more, got {list(temperatures)}")
     temperatures = [float(temperature) for temperature in temperatures]  # 0 and 0.0 would make two keys of one request
@@ -324,7 +326,8 @@ class _Distillation:
             requests[split] = (asked, stores[split])
         if not len(requests["train"][0]):
             named = ", ".join(source.name for source in sources)
-            raise InputError(f"{named} has no prompts (dropped: {dict(dropped['train']) or 'none'})")
+            reasons = ", ".join(f"{count} {reason}" for reason, count in dropped["train"].items())
+            raise InputError(f"{named} has no prompts{reasons and f' (dropped: {reasons})'}: give at least one prompt")
         return requests, dropped
 
     def _decontaminator(self) -> Decontaminator:
