@@ -125,7 +125,8 @@ def test_what_is_no_prompt_is_refused_in_the_callers_words(tmp_path: Path, named
         ([{"question": "Hoe?"}], "row 0: expected a column prompt or messages"),
         ({"test": ["Hoe?"]}, "need a split called train"),
         ("no/such file", "neither a file nor a Hub id of a dataset"),
-        ([], "has no prompts"),
+        ("nothing.jsonl", "^nothing.jsonl: no such file: give an existing file, or the Hub id of a dataset$"),
+        ([], "^list has no prompts: give at least one prompt$"),
         (tmp_path / "broken.csv", "broken.csv cannot be read as CSV"),
     ):
         with pytest.raises(InputError, match=said) as caught:
@@ -134,6 +135,10 @@ def test_what_is_no_prompt_is_refused_in_the_callers_words(tmp_path: Path, named
     for name in ("samples", "max_new_tokens", "batch_size"):
         with pytest.raises(InputError, match=f"{name} must be at least 1, got 0"):
             drafter_trainer.distill(named, ["Hoe?"], **given | {name: 0})
+    with pytest.raises(InputError, match=r"temperatures must be a list, such as \[0.7\], got 0.7"):
+        drafter_trainer.distill(named, ["Hoe?"], **given | {"temperatures": 0.7})
+    with pytest.raises(InputError, match="unknown question set wmt99: expected sample, wmt14"):
+        drafter_trainer.distill(named, ["Hoe?"], evaluation_questions=["wmt99"], **given)
 
 
 # The five lines
@@ -193,6 +198,8 @@ def test_a_folder_is_published_without_a_run(saved: Path, tmp_path: Path, named,
     with pytest.raises(InputError, match="does not state the drafter's target") as caught:
         drafter_trainer.publish(saved, to=to)
     assert "--" not in str(caught.value)
+    with pytest.raises(InputError, match=r"nowhere has no drafter: give the output folder of a trainer or of tune"):
+        drafter_trainer.publish(tmp_path / "nowhere", to=to)
 
 
 @pytest.mark.parametrize("form", ["stock", "compact"])

@@ -105,6 +105,8 @@ def create_drafter(
         InputError: If the target cannot be assisted, or the initialization does not fit the target.
         IncompatibleTokenizerError: If the checkpoint's tokenizer is not the target's.
     """
+    if isinstance(draft_vocabulary, int) and draft_vocabulary < 0:
+        raise InputError(f"draft_vocabulary must be at least 0 (0 for all ids), got {draft_vocabulary}")
     target = as_target(target)
     spoken, pair = read_languages(languages)
     target_config = target.load_config()

@@ -75,6 +75,11 @@ def load_drafter(
         UserWarning: If the target is not the target of training, such as a finetune of it, or its tokenizer has more
             tokens or another end token. The warning states the acceptance that was measured for the original target.
     """
+    if not isinstance(target_model, PreTrainedModel):
+        raise InputError(
+            f"target_model must be the loaded model, got {type(target_model).__name__}: load it with "
+            "AutoModelForCausalLM.from_pretrained"
+        )
     device, repository = _device_of(target_model), Repository.open(drafter, revision)
     if tokenizer is None:
         tokenizer = load_target_tokenizer(target_model)

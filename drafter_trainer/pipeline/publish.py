@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
 from drafter_trainer.atomic import replace_folder, temporary_folder
 from drafter_trainer.distillation.store import NAMES, SPLITS, RowStore, without_paths
@@ -157,6 +158,8 @@ def publish(
     """
     check_form(format, sources, adapter_of)
     folder = Path(drafter)
+    if not (folder / CONFIG_NAME).is_file() and not (folder / FILE_NAME).is_file():
+        raise InputError(f"{folder} has no drafter: give the output folder of a trainer or of tune")
     if target is None and not (folder / FILE_NAME).is_file():
         raise InputError(f"{folder} does not state the drafter's target: name the target")
     target = target_of(folder, target)

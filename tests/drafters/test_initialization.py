@@ -234,6 +234,12 @@ def test_frozen_embeddings_leave_the_layers_to_train(tmp_path, target, untied, t
         assert all(weight.requires_grad for weight in create_drafter(each, **given).parameters())
 
 
+def test_draft_vocabulary_below_zero_is_rejected(target_model: PreTrainedModel) -> None:
+    """It would fail only in training, after the distillation."""
+    with pytest.raises(InputError, match=r"draft_vocabulary must be at least 0 \(0 for all ids\), got -3"):
+        create_drafter(target_model, draft_vocabulary=-3)
+
+
 def test_layers_that_do_not_exist_are_rejected(target_model: PreTrainedModel) -> None:
     """A layer that does not exist must not become a random one."""
     for layers in ([], [0, 4], [-5, 0]):

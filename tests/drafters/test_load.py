@@ -128,6 +128,12 @@ def test_missing_drafter_is_refused(target_model, tokenizer) -> None:
             load_drafter(name, target_model, tokenizer)
 
 
+def test_target_that_is_not_loaded_is_refused(folder: Path) -> None:
+    """The name of a target, as other functions take it, would end in an AttributeError."""
+    with pytest.raises(InputError, match="target_model must be the loaded model, got str: load it with AutoModelFor"):
+        load_drafter(str(folder), "org/target")
+
+
 def test_drafter_is_identified_by_its_weights(folder: Path, tmp_path: Path, tokenizer) -> None:
     """Results of one drafter must not pass for those of another one in the same place."""
     same = write_drafter(tmp_path / "same", make_model(tokenizer), tokenizer)
