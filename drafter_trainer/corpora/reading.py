@@ -169,7 +169,7 @@ def describe_corpus(name: str) -> dict[str, str]:
     if corpus.kind in (SAMPLE, STORIES):
         return {"name": corpus.kind, "licence": "apache-2.0"}
     known = CORPORA[corpus.kind]
-    revision = resolve_commit(known.repo, corpus.revision, "a data set", "dataset")
+    revision = resolve_commit(known.repo, corpus.revision, "a dataset", "dataset")
     return {"name": name, "repo": known.repo, "revision": revision, "licence": known.license}
 
 

@@ -88,7 +88,7 @@ def _load_from_hub(repo: str) -> tuple[Mapping[str, Iterable[Any]], dict[str, st
         raise InputError(f"{repo} is neither a file nor a Hub id of a dataset") from error
     if Path(repo).suffix in _FILE_SUFFIXES:
         raise InputError(f"{repo}: no such file: give an existing file, or the Hub id of a dataset")
-    revision = resolve_commit(repo, None, "a data set", "dataset")
+    revision = resolve_commit(repo, None, "a dataset", "dataset")
     try:
         parts = datasets.load_dataset(repo, revision=revision)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
