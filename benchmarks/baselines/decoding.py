@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 
 from benchmarks.baselines.tree import Tree, accept_by_chance, ancestry, attention_mask, follow_choices
 from drafter_trainer.decoding.metrics import Round
+from drafter_trainer.drafters.loop.calls import CACHE
 from drafter_trainer.errors import InputError
 
 
@@ -91,7 +92,7 @@ class TreeDecoding:
         Returns:
             `torch.Tensor` of shape `(1, tokens)`, prompt and output.
         """
-        cache: Cache = model_kwargs["past_key_values"]
+        cache: Cache = model_kwargs[CACHE]
         windows = [each.sliding_window for each in cache.layers if type(each) is DynamicSlidingWindowLayer]
         kinds = {type(layer) for layer in cache.layers} - {DynamicLayer, DynamicSlidingWindowLayer}
         if kinds or generation_config.max_length > min(windows, default=generation_config.max_length):
@@ -106,7 +107,7 @@ class TreeDecoding:
         tree = Tree(known[-1])
         self.start(model, known)
         with _last_hidden_states(model) as hidden:
-            logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0]
+            logits = model(input_ids=ids, **{CACHE: cache}, use_cache=True, logits_to_keep=1).logits[0]
             self.learn(hidden[0][:-1])
             while True:
                 path, following = self.accept(tree, self.process(known, tree, logits))
@@ -169,7 +170,7 @@ def _read_tree(model: PreTrainedModel, tree: Tree, cache: Cache) -> torch.Tensor
         input_ids=torch.tensor([tree.tokens], device=model.device),
         attention_mask=attention_mask(ancestry(tree.parents), cached, model.dtype, model.device),
         position_ids=torch.tensor([tree.depths], device=model.device) + cached,
-        past_key_values=cache,
+        **{CACHE: cache},
         use_cache=True,
     ).logits[0]
 

@@ -14,6 +14,7 @@ from transformers import AutoModel, DynamicCache, PretrainedConfig, PreTrainedMo
 
 from benchmarks.baselines.decoding import TreeDecoding
 from benchmarks.baselines.tree import Tree, ancestry, attention_mask
+from drafter_trainer.drafters.loop.calls import CACHE
 
 
 class EagleLayer(torch.nn.Module):
@@ -119,7 +120,7 @@ class EagleDecoding(TreeDecoding):
         """Run the layer on features and the tokens after them; return hidden states of shape `(tokens, width)`."""
         given = {name: values.to(features.device) for name, values in given.items()}
         embeddings = self._embeddings(torch.tensor([tokens], device=features.device))
-        return self._layer(embeddings, features[None], past_key_values=self._cache, use_cache=True, **given)[0]
+        return self._layer(embeddings, features[None], **{CACHE: self._cache}, use_cache=True, **given)[0]
 
     def _choose(
         self, known: list[int], tree: Tree, node: int, logits: torch.Tensor, count: int

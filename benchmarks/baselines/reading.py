@@ -6,6 +6,8 @@ from collections import OrderedDict
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from drafter_trainer.drafters.loop.calls import CACHE
+
 _KEY, _KEPT = 8, 16  # ids that identify a prefix; number of stored prefixes
 
 
@@ -64,6 +66,6 @@ class HiddenStateReader:
 
     def _run(self, ids: torch.Tensor, mask: torch.Tensor | None, cache: DynamicCache | None) -> torch.Tensor:
         read = self._model.base_model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=cache is not None
+            input_ids=ids, attention_mask=mask, **{CACHE: cache}, use_cache=cache is not None
         )
         return read.last_hidden_state

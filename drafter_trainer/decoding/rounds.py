@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.sampling import sampling_arguments
+from drafter_trainer.drafters.loop.calls import CACHE
 from drafter_trainer.drafters.memory import memories_paused
 
 
@@ -176,7 +177,7 @@ class _PassRecorder:
     def _record(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         whole = module.config.get_text_config().num_hidden_layers == self._layers
         if whole:
-            cache = kwargs.get("past_key_values")
+            cache = kwargs.get(CACHE)
             self._passes.append((0 if cache is None else int(cache.get_seq_length()), kwargs["input_ids"]))
         self._running = self._verifying if whole else self._drafting
         self._running.start()

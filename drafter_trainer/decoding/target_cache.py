@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from drafter_trainer.drafters.loop.calls import CACHE
+
 
 class LayerPart(NamedTuple):
     """Keys and values of one layer, each of shape `(1, heads, tokens, head_dim)`."""
@@ -57,7 +59,7 @@ class TargetTexts:
             cache = DynamicCache()
             with torch.inference_mode():
                 ids = torch.tensor([key[1]], device=self._model.device)
-                self._model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+                self._model.base_model(input_ids=ids, **{CACHE: cache}, use_cache=True)
             layers = enumerate(cache.layers)
             parts = [LayerPart(layer.keys, layer.values) if index in wanted else None for index, layer in layers]
             self._texts[key] = TargetText(parts, len(token_ids))

@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from drafter_trainer.decoding.metrics import count_shared
 from drafter_trainer.distillation.requests import TOP_K, Completion, Request
 from drafter_trainer.distillation.sampling import choose_tokens
+from drafter_trainer.drafters.loop.calls import CACHE
 
 _EVICT_BELOW = 0.75  # share of used rows
 _ROOM = 64  # columns
@@ -104,7 +105,7 @@ class RunningBatch:
     ) -> torch.Tensor:
         """Return the logits after the last id of each row, `(rows, vocabulary)`."""
         output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+            input_ids=ids, attention_mask=mask, position_ids=positions, **{CACHE: cache}, logits_to_keep=1
         )
         return output.logits[:, -1]
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from drafter_trainer.drafters.loop.calls import CACHE
 from drafter_trainer.drafters.loop.sources import cut_prompt
 
 IGNORED = -100  # label of unsupervised tokens, as in transformers
-NOT_PREDICTED = ("input_ids", "attention_mask", "position_ids", "past_key_values")  # columns that the model reads
+NOT_PREDICTED = ("input_ids", "attention_mask", "position_ids", CACHE)  # columns that the model reads
 _TOPK = {"topk_ids": np.int64, "topk_logprobs": np.float32}
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from transformers import DynamicCache, PreTrainedModel
 
 from drafter_trainer.decoding.metrics import count_shared
+from drafter_trainer.drafters.loop.calls import CACHE
 from drafter_trainer.drafters.loop.network import reason_against
 from drafter_trainer.drafters.loop.sources import cut_prompt
 from drafter_trainer.errors import InputError
@@ -94,7 +95,7 @@ class TargetReader:
     def _run(self, ids: torch.Tensor, cache: DynamicCache, **inputs: torch.Tensor) -> None:
         device = self.model.device
         inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-        self.model.base_model(input_ids=ids.to(device), past_key_values=cache, use_cache=True, **inputs)
+        self.model.base_model(input_ids=ids.to(device), **{CACHE: cache}, use_cache=True, **inputs)
 
 
 class KeySharing:
@@ -160,7 +161,7 @@ def share_keys(batch: dict[str, torch.Tensor], reader: TargetReader, offsets: to
         offsets (`torch.Tensor` of shape `(batch,)`): Number of tokens by which the first draft of a row is shorter
             than five.
     Returns:
-        `dict` of the columns from the last token of each prompt on, with the target's `past_key_values`, a Boolean
+        `dict` of the columns from the last token of each prompt on, with the target's cache, a Boolean
         `attention_mask` of shape `(batch, 1, tokens, entries + tokens)`, and `position_ids`.
     """
     lengths, starts = _lengths_and_starts(batch)
@@ -176,7 +177,7 @@ def share_keys(batch: dict[str, torch.Tensor], reader: TargetReader, offsets: to
     verified = positions[:, None] < ((starts - 1)[:, None] + first)[:, :, None]
     own = (column <= column[:, None]) & (column >= first[:, :, None])
     seen = torch.cat((verified, own), dim=2)[:, None]
-    return moved | {"past_key_values": cache, "attention_mask": seen, "position_ids": index}
+    return moved | {CACHE: cache, "attention_mask": seen, "position_ids": index}
 
 
 def keep_windows(batch: dict[str, torch.Tensor], window: int | None) -> dict[str, torch.Tensor]:

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 
+from drafter_trainer.drafters.loop.calls import CACHE
 from drafter_trainer.serving.batch import LinearCostModel
 
 TOKENS = 24
@@ -101,7 +102,7 @@ def compare_keys(llm: LLM, target: str, prompts: list[list[int]]) -> dict:
             continue
         tokens += text.shared
         cache = DynamicCache()
-        model(input_ids=torch.tensor([text.tokens[: text.shared].tolist()]), past_key_values=cache)
+        model(input_ids=torch.tensor([text.tokens[: text.shared].tolist()]), **{CACHE: cache})
         for keys, values, number in zip(network._keys, network._values, network.kv_sharing_layers):
             expected = cache.layers[number]
             for found, other in ((keys, expected.keys), (values, expected.values)):

@@ -9,6 +9,7 @@ from datasets import Dataset
 from benchmarks.studies import replay_at_fixed_length
 from drafter_trainer import DrafterTrainer, create_drafter
 from drafter_trainer.decoding.target_cache import TargetTexts
+from drafter_trainer.drafters.loop.calls import CACHE
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
@@ -36,7 +37,7 @@ def test_a_drafter_is_trained_on_what_it_drafts_from(target_model, beginning: in
     for offset in (0, 2):
         for _ in range(2):  # the second time beginnings are known
             batch = share_keys(collate(rows), reader, torch.full((len(rows),), offset))
-        read = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids", "past_key_values")}
+        read = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids", CACHE)}
         with torch.inference_mode():
             logits = drafter(**read, use_cache=False).logits
         for row, found, labels in zip(rows, logits, batch["labels"]):
@@ -109,6 +110,6 @@ def test_a_drafter_goes_on_sharing(tmp_path: Path, target: Target) -> None:
     rows = Dataset.from_list(make_rows(8))
     trainer = DrafterTrainer(drafter, finetuning_arguments(tmp_path, max_steps=1), train_dataset=rows)
     batch = trainer.prepare(next(iter(trainer.get_train_dataloader())), training=False)
-    assert "past_key_values" in batch
+    assert CACHE in batch
     trainer.train()
     assert drafter.config.kv_sharing_layers == [2, 3]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.generation.logits_process import (
@@ -28,6 +29,8 @@ from transformers.generation.stopping_criteria import (
     StopStringCriteria,
 )
 
+_VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
+CACHE = "cache" if _VERSION >= (5, 24) else "past_key_values"  # name of a model's argument for keys and values
 TokenizerLoader = Callable[[], PreTrainedTokenizerBase | None]
 
 # These processors depend on their earlier calls. Verification also calls them with drafts that are then rejected.
@@ -122,14 +125,13 @@ def _check_cache(caller: dict[str, Any]) -> None:
     if "outputs" not in caller or caller["outputs"] is not None:  # not the first pass of this call
         return
     inputs = caller["model_kwargs"]
-    cache, positions = inputs.get("past_key_values"), inputs.get("position_ids")
+    cache, positions = inputs.get(CACHE), inputs.get("position_ids")
     cached = 0 if cache is None else cache.get_seq_length()
     # Positions are those of the whole text, even if only the tokens of a new turn are passed.
     if cached and (positions is None or positions.shape[-1] == caller["input_ids"].shape[1]):
         raise ValueError(
-            f"generate got past_key_values that hold {cached} tokens of the prompt, which assisted decoding would "
-            "read again: pass only the tokens of the new turn, with the attention mask of the whole text, or no "
-            "past_key_values"
+            f"generate got {CACHE} with {cached} tokens of the prompt, which assisted decoding would read again: pass "
+            f"only the tokens of the new turn, with the attention mask of the whole text, or no {CACHE}"
         )
 
 

@@ -15,7 +15,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.utils import cached_file
 
 from .build import build_loop
-from .calls import Call, calling_loop
+from .calls import CACHE, Call, calling_loop
 from .drafting import DraftingLoop
 
 
@@ -27,7 +27,7 @@ def generate(model, input_ids=None, generation_config=None, logits_processor=Non
     Returns:
         `GenerateDecoderOnlyOutput` with `sequences` of shape `(1, tokens + drafted)` and one entry for each drafted
         token in `scores`: the logits of shape `(1, vocabulary)` of the q that it was sampled from, or `NoScores` if no
-        token was sampled. `past_key_values` is `None`: the loop keeps its own.
+        token was sampled. It has no cache, because the loop keeps its own.
     """
     if not getattr(generation_config, "is_assistant", False):
         named = {"input_ids": input_ids, "max_new_tokens": max_new_tokens}
@@ -51,7 +51,7 @@ def draft_round(
             loop.memory.listen(criteria, input_ids.shape[1], sampling)
     call = loop.call
     if not call.drafts:
-        return GenerateDecoderOnlyOutput(sequences=input_ids, scores=(NoScores(),), past_key_values=None)
+        return GenerateDecoderOnlyOutput(sequences=input_ids, scores=(NoScores(),))
     process = None
     if processors:
 
@@ -68,16 +68,14 @@ def draft_round(
         limit = max(min(limit, call.max_length - input_ids.shape[1] - 1), 0)
     cache = None
     if loop.network is not None and loop.network.kv_sharing_layers:
-        cache = calling_loop().get("model_kwargs", {}).get("past_key_values")
+        cache = calling_loop().get("model_kwargs", {}).get(CACHE)
     draft = loop.draft(input_ids[0].tolist(), limit, process, sampling, call.end_ids, call.endings, cache)
     tokens = torch.tensor([[proposal.token for proposal in draft]], dtype=input_ids.dtype, device=input_ids.device)
     scores = (NoScores(),)
     sampled = any(proposal.scores is not None for proposal in draft)
     if sampled or (draft and generation_config.assistant_ensemble_weight is not None):
         scores = tuple(_scores(proposal, loop.vocabulary, input_ids.device) for proposal in draft)
-    return GenerateDecoderOnlyOutput(
-        sequences=torch.cat((input_ids, tokens), dim=-1), scores=scores, past_key_values=None
-    )
+    return GenerateDecoderOnlyOutput(sequences=torch.cat((input_ids, tokens), dim=-1), scores=scores)
 
 
 class NoScores:

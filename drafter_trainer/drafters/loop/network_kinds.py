@@ -5,6 +5,7 @@ import warnings
 import torch
 from transformers import DynamicCache
 
+from .calls import CACHE
 from .network import LayerView, LeanNetwork, reason_against
 from .networkless import MODEL_TYPE
 
@@ -59,7 +60,7 @@ class StockNetwork:
     def read(self, token_ids: list[int]) -> torch.Tensor:
         """Read tokens; see `LeanNetwork.read`."""
         ids = torch.tensor([token_ids], device=self.device)
-        logits = self.model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1).logits[0, 0]
+        logits = self.model(input_ids=ids, **{CACHE: self._cache}, use_cache=True, logits_to_keep=1).logits[0, 0]
         return (logits if self.draft_ids is None else logits[self.draft_ids]).float()
 
 

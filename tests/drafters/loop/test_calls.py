@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
+from drafter_trainer.drafters.loop.calls import CACHE
 from tests.drafters.loop.conftest import make_settings, note_sources, with_loop
 
 TOKENS = 24
@@ -74,11 +75,11 @@ def cached(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, wh
     """Pass the cache of an earlier turn, with the tokens of the whole text or of the new turn alone."""
     ids, cache = prompt_of(tokenizer), DynamicCache(config=target_model.config)
     with torch.no_grad():
-        target_model(input_ids=ids[:, :5], past_key_values=cache)
+        target_model(input_ids=ids[:, :5], **{CACHE: cache})
     return {
         "input_ids": ids if whole else ids[:, 5:],
         "attention_mask": torch.ones_like(ids),
-        "past_key_values": cache,
+        CACHE: cache,
     }
 
 
@@ -156,14 +157,13 @@ UNDRAFTED = {
     "own criterion": (row(stopping_criteria=criteria(Fifth())), "Fifth"),
 }
 REFUSED = {
-    "cache of the whole text": (lambda *given: cached(*given, whole=True), "past_key_values that hold 5 tokens"),
+    "cache of the whole text": (lambda *given: cached(*given, whole=True), f"{CACHE} with 5 tokens"),
     "two lengths": (
         row(stopping_criteria=criteria(MaxLengthCriteria(90))),
         "lets generate continue to 90 tokens",
     ),
     "several outputs": (row(num_return_sequences=2, do_sample=True), "num_return_sequences has to be 1"),
     "batch": (row(input_ids=torch.tensor([[5, 6], [7, 8]])), "only supported for batch_size = 1"),
-    "no cache": (row(use_cache=False), "use_cache=True"),
 }
 
 

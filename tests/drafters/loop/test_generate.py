@@ -14,6 +14,7 @@ from drafter_trainer.decoding.metrics import Round, alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.load import with_sources
 from drafter_trainer.drafters.loop import generate as generate_module
+from drafter_trainer.drafters.loop.calls import CACHE
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.network_kinds import StockNetwork
@@ -218,7 +219,7 @@ def test_users_call_the_models_own_generate(target_model: PreTrainedModel, monke
         assert torch.equal(drafter.generate(ids, **given, **more), expected)  # what most examples show
     output = drafter.generate(input_ids=ids, **given, return_dict_in_generate=True, output_scores=True)
     assert len(output.scores) == 9
-    assert output.past_key_values is not None
+    assert output[CACHE] is not None
     assert counts == {}
 
 

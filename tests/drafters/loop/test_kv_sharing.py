@@ -11,6 +11,7 @@ from benchmarks.studies import replay_at_fixed_length
 from drafter_trainer.decoding.replay import Costs, SimulatedClock, replay
 from drafter_trainer.decoding.rounds import Decoding, decode
 from drafter_trainer.decoding.target_cache import TargetTexts
+from drafter_trainer.drafters.loop.calls import CACHE
 from drafter_trainer.drafters.loop.generate import attach_loop
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.tuning.calibration import calibrate
@@ -54,7 +55,7 @@ def cache_of(target: PreTrainedModel, tokens: list[int], **given: Any) -> Any:
     for layer in cache.layers:
         if hasattr(layer, "activate_past_recording"):
             layer.activate_past_recording()
-    target(input_ids=torch.tensor([tokens]), past_key_values=cache, use_cache=True)
+    target(input_ids=torch.tensor([tokens]), **{CACHE: cache}, use_cache=True)
     return cache
 
 
@@ -73,7 +74,7 @@ def test_a_network_attends_to_the_targets_keys(name: str) -> None:
             mapped.update(cache.layers[layer].keys, cache.layers[layer].values, index)
         for token in drafted:
             with torch.inference_mode():
-                logits = model(input_ids=torch.tensor([[token]]), past_key_values=mapped).logits[0, -1]
+                logits = model(input_ids=torch.tensor([[token]]), **{CACHE: mapped}).logits[0, -1]
             torch.testing.assert_close(network.read([token]), logits, atol=1e-4, rtol=0)
         assert network.length == verified + 3
 
@@ -85,7 +86,7 @@ def test_what_does_not_fit_is_left_alone(target_model: PreTrainedModel) -> None:
     cache, shallow, narrow = cache_of(target_model, TOKENS[:6]), DynamicCache(), DynamicCache()
     static = StaticCache(config=target_model.config, max_cache_len=32)
     with torch.inference_mode():
-        target_model(input_ids=torch.tensor([TOKENS[:6]]), past_key_values=static)
+        target_model(input_ids=torch.tensor([TOKENS[:6]]), **{CACHE: static})
     shallow.update(cache.layers[0].keys, cache.layers[0].values, 0)
     for index, layer in enumerate(cache.layers):
         narrow.update(layer.keys[..., :-1], layer.values[..., :-1], index)

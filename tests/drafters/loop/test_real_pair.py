@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from drafter_trainer.decoding.metrics import alpha
+from drafter_trainer.drafters.loop.calls import CACHE
 from drafter_trainer.drafters.loop.generate import attach_loop
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.sources import SOURCES
@@ -65,12 +66,12 @@ def test_sampled_tokens_have_the_real_targets_distribution(pair, monkeypatch) ->
     settings = make_settings(longest_draft=3, sources=["network"])
     attach_loop(drafter, make_loop(settings, network, slots, model.config.vocab_size))
 
-    def recall(input_ids: torch.Tensor, past_key_values: Any = None, logits_to_keep: int = 0, **_: Any) -> Any:
-        assert past_key_values.get_seq_length() == 0
+    def recall(input_ids: torch.Tensor, logits_to_keep: int = 0, **given: Any) -> Any:
+        assert given[CACHE].get_seq_length() == 0
         key = (tuple(input_ids[0].tolist()), logits_to_keep)
         if key not in remembered:
             remembered[key] = forward(input_ids=input_ids, logits_to_keep=logits_to_keep, use_cache=False).logits
-        return CausalLMOutputWithPast(logits=remembered[key].clone(), past_key_values=past_key_values)
+        return CausalLMOutputWithPast(logits=remembered[key].clone(), **{CACHE: given[CACHE]})
 
     given = torch.tensor([prompt])
     with torch.inference_mode():
