@@ -116,8 +116,10 @@ def parse_arguments(
     # Checked first, since a mistyped --pair would otherwise be reported as a missing one.
     for option in (word.split("=")[0] for word in argv if word.startswith("--")):
         if option not in parser._option_string_actions:
-            names = [f"--{name}" for name in _names(kinds)]
-            raise InputError(f"unknown option {option}{_suggest(option, names, step)}")
+            name, names = option[2:].replace("-", "_"), [f"--{name}" for name in _names(kinds)]
+            owners = [other for other, types in OPTIONS.items() if name in _names(types)]
+            advice = f": it belongs to {', '.join(owners)}" if owners else _suggest(option, names, step)
+            raise InputError(f"unknown option {option}{advice}")
     try:
         *objects, _, rest = parser.parse_args_into_dataclasses(
             words, return_remaining_strings=True, look_for_args_file=False

@@ -45,7 +45,7 @@ def run_step(main: Callable[[list[str]], None], argv: Sequence[str] | None = Non
             raise
         sys.exit(_fail(f"{reason}: free some space, and run the same command again: it resumes"))
     except KeyboardInterrupt:
-        _fail("interrupted: the same command resumes")
+        _fail("interrupted: the same command continues after the last rows, checkpoint or result that was stored")
         sys.exit(130)
 
 

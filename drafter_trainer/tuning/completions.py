@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.corpora.decontamination import runs_of
@@ -109,7 +110,10 @@ def continue_texts(
             f"none of the {len(texts)} held-out texts has {_LEAST_TEXT} tokens: give some hundred lines, of which 2 % "
             "are held out, or distill"
         )
-    continued = [complete(target_model, tokenizer, prompts, temperature, _CONTINUATION) for temperature in (0.0, 1.0)]
+    temperatures = tqdm((0.0, 1.0), unit="batch", desc="continuing texts")
+    continued = [
+        complete(target_model, tokenizer, prompts, temperature, _CONTINUATION) for temperature in temperatures
+    ]
     return continued[0], continued[1]
 
 

@@ -93,4 +93,4 @@ def test_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as stopped:
         run_step(failing(KeyboardInterrupt()))
     assert stopped.value.code == 130
-    assert "the same command resumes" in capsys.readouterr().err
+    assert "the same command continues after the last" in capsys.readouterr().err

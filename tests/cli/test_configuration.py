@@ -130,6 +130,7 @@ def test_unknown_option_is_named(config: Path) -> None:
     )
     assert refusal("finetune", "--config", config, "--max_len", "1").startswith("unknown option --max_len: ")
     assert refusal("distill", "--pare", "de-en") == "unknown option --pare: did you mean --pair?"
+    assert refusal("finetune", "--prompts", "x") == "unknown option --prompts: it belongs to distill, adapt, language"
     assert refusal("bench", "--config", config, "--kl_weight", "1").endswith("see drafter-trainer bench --help")
     assert "--config" in refusal("distill", "--config")  # a forgotten file name must not start a run with defaults
 
