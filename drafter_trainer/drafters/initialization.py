@@ -264,8 +264,8 @@ def _from_checkpoint(
     except (OSError, ValueError, SafetensorError) as error:
         reason = one_line(error)
         raise InputError(
-            f"{checkpoint} is neither layers, embeddings, scratch or sibling, nor a folder or Hub model that can be loaded "
-            f"with its tokenizer: {reason}"
+            f"{checkpoint} is neither layers, embeddings, scratch or sibling, nor a folder or Hub model that can be "
+            f"loaded with its tokenizer: {reason}"
         ) from error
     check_unquantized(drafter.config, checkpoint)
     config = drafter.config.get_text_config()
