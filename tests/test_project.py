@@ -158,7 +158,7 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def test_pair_comes_from_the_command_line_alone() -> None:
-    """`make bench LANG=fr-en` names a pair; every shell sets LANG to its locale, which is none."""
+    """`make bench LANG=fr-en` names a pair; every shell sets LANG to its locale, which is not a pair."""
     given = ("LANG=fr-en", "QUESTIONS=q.jsonl", "OUT=out", "DRAFTER=org/drafter", "TASK=story")
     command = " ".join(make("--dry-run", "bench", *given).stdout.replace("\\\n", " ").split())
     assert "recipes/configs/gemma-3-270m/fr-en.yaml --pair fr-en --drafter org/drafter" in command
